@@ -1,0 +1,20 @@
+"""oculex: one bench for vision-language pretraining."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["evaluate", "load", "train"]
+
+if TYPE_CHECKING:
+    from oculex.runs import evaluate, load, train
+
+
+def __getattr__(name: str) -> Any:
+    """Public functions are imported on first use, so that ``import oculex`` stays instant."""
+    if name not in __all__:
+        raise AttributeError(f"module 'oculex' has no attribute {name!r}")
+    from oculex import runs
+
+    return getattr(runs, name)

@@ -1,0 +1,356 @@
+"""What every part of oculex agrees on. Nothing here runs, and nothing heavy is imported.
+
+The seven nouns are Sample, Source, Part, System, Recipe, Run and Claim. A Part is an ``nn.Module`` or a pure
+function and a Run is a folder, so neither needs a type here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+
+class UserError(Exception):
+    """A mistake of the user's: one line that names the thing and the remedy. The command line exits with 2."""
+
+
+# ---------------------------------------------------------------------------------------------- data
+
+Sample = Mapping[str, Any]
+"""One item with standard keys; ``oculex.data.schema`` gives each key's type, shape and unit."""
+
+Batch = dict[str, Any]
+"""Collated views: tensors [B, ...], ``Ragged`` sequences, or lists of B Python objects."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """An indexable collection of samples.
+
+    ``source[i]`` is deterministic. A sample that cannot be read raises ``BadSample``; it is never replaced.
+    """
+
+    name: str
+    """What a person calls it: a path, or "world"."""
+    classes: tuple[str, ...]
+    """Class names in label order; empty where samples have no label."""
+
+    def fingerprint(self) -> str:
+        """A digest that changes when the data changes (names, sizes, times; not a read of every byte)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+
+class BadSample(Exception):
+    """One sample that cannot be used. ``key`` names it (file, row or shard member), ``reason`` says why."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(key, reason)
+        self.key, self.reason = key, reason
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.reason}"
+
+
+class Tokenizer(Protocol):
+    """Text to token ids. ``encode`` brackets the text by start and end and cuts it to ``context`` ids."""
+
+    size: int
+    end: int
+
+    def encode(self, text: str, context: int) -> list[int]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
+class Assets(Protocol):
+    """What a system needs beside its configuration. A run keeps its assets, so it can be rebuilt from them."""
+
+    def tokenizer(self, spec: str) -> Tokenizer:
+        """``clip``: CLIP's own byte-pair vocabulary; ``corpus:SIZE``: one trained on the training captions."""
+        ...
+
+
+# -------------------------------------------------------------------------------------------- systems
+
+
+class System:
+    """One published method; concrete systems are ``class X(nn.Module, System)``.
+
+    The loop owns micro-batches, gathering and reduction, and needs to know three things of a system:
+
+    * ``encode(batch)`` gives per-sample tensors [b, ...]. The loop may call it on slices of a batch, and twice
+      with equal randomness (gradient caching).
+    * ``gathers`` names those tensors that a loss must see for the whole global batch. Where it is empty the
+      losses of a slice do not depend on the other slices.
+    * ``losses(features, batch)`` gives named tensors. A 1-D loss holds one value per item and the loop averages
+      it over all items of the global batch, wherever they lie. A 0-D loss was computed from gathered features,
+      is the same on every rank, and is taken as it is.
+    """
+
+    gathers: ClassVar[tuple[str, ...]] = ()
+    config: Any
+
+    @classmethod
+    def build(cls, config: Any, assets: Assets) -> System:
+        """The system with fresh weights, as the published initialisation draws them."""
+        raise TypeError(f"{cls.__name__} does not say how it is built")
+
+    def view(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, Any]:
+        """A sample's training view, deterministic in ``rng``; ``rng=None`` gives the evaluation view.
+
+        A sample without some keys (a text alone, an image alone) gives the view of what it has.
+        """
+        raise TypeError(f"{type(self).__name__} has no view")
+
+    def encode(self, batch: Batch) -> dict[str, Tensor]:
+        return {}
+
+    def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
+        raise TypeError(f"{type(self).__name__} has no losses")
+
+    def items(self, batch: Batch) -> dict[str, int]:
+        """Items per 1-D loss, knowable before the forward pass; only for losses not one value per sample."""
+        return {}
+
+    def loss_weights(self) -> dict[str, float]:
+        """Weight of each named loss in the total; a name that is absent weighs 1."""
+        return {}
+
+    def after_step(self, step: int, steps: int) -> None:
+        """What the method does after each update: clamp a temperature, move a teacher."""
+
+
+class Features(Mapping[str, "Tensor"]):
+    """Encoded features as the losses see them.
+
+    ``features[name]`` are this slice's rows [b, ...]; ``features.all(name)`` the global batch's rows [B, ...]
+    for names in ``System.gathers``; ``features.start`` is the index of the first own row among all rows.
+    """
+
+    def __init__(
+        self, own: Mapping[str, Tensor], everyone: Mapping[str, Tensor] | None = None, start: int = 0
+    ) -> None:
+        self._own, self._all, self.start = own, own if everyone is None else everyone, start
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._own[name]
+
+    def all(self, name: str) -> Tensor:
+        return self._all[name]
+
+    def __iter__(self):
+        return iter(self._own)
+
+    def __len__(self) -> int:
+        return len(self._own)
+
+
+# Capabilities: what a trained system can be asked. All take collated evaluation views.
+
+
+@runtime_checkable
+class EncodesImages(Protocol):
+    def encode_image(self, batch: Batch) -> Tensor:
+        """Embeddings [B, D] in the space shared with text; unit norm where the system compares by cosine."""
+        ...
+
+
+@runtime_checkable
+class EncodesText(Protocol):
+    def encode_text(self, batch: Batch) -> Tensor:
+        """Embeddings [B, D] in the space shared with images."""
+        ...
+
+
+@runtime_checkable
+class RepresentsImages(Protocol):
+    def represent_image(self, batch: Batch) -> Tensor:
+        """Features [B, F] on which probes are fitted (for CLIP: before the projection)."""
+        ...
+
+
+@runtime_checkable
+class ScoresTexts(Protocol):
+    def score_texts(self, images: Batch, texts: Batch) -> Tensor:
+        """How well each text fits each image, [images, texts]; larger is better."""
+        ...
+
+
+# -------------------------------------------------------------------------------------------- recipes
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How weights are updated. ``part`` names an entry of ``oculex.training.optimizers``."""
+
+    part: str = "adamw"
+    lr: float = 5e-4
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    weight_decay: float = 0.2
+    """Applied to weights of two or more dimensions; gains, biases and scalars are not decayed."""
+    momentum: float = 0.9
+    """Used by sgd alone."""
+    clip_norm: float | None = None
+    """Largest global gradient norm."""
+    layer_decay: float = 1.0
+    """Learning rate of a block relative to the next deeper one."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate over a stage, as a multiple of its peak."""
+
+    shape: str = "cosine"
+    """cosine, linear or constant, after a linear warm-up."""
+    warmup: float = 0.04
+    """Warm-up steps; a value below 1 is a share of the stage."""
+    floor: float = 0.0
+    """Where the decay ends."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training with one choice of what is trained, how fast, on what."""
+
+    name: str = "pretrain"
+    share: float = 1.0
+    """Of the run's budget."""
+    trainable: tuple[str, ...] = ("*",)
+    """Glob patterns over parameter names; the others are frozen."""
+    lr_scale: tuple[tuple[str, float], ...] = ()
+    """(pattern, multiple of the learning rate); the first match counts."""
+    schedule: Schedule = Schedule()
+    sources: tuple[str, ...] = ()
+    """Data of this stage; empty: the recipe's."""
+
+
+@dataclass(frozen=True)
+class Data:
+    sources: tuple[str, ...] = ("world",)
+    """Paths, or "world"; a trailing @W weighs a source in the mixture."""
+    holdout: float = 0.1
+    """Share of each source (at most 5,000 samples) that is never trained on; the world has its own test split."""
+    workers: int = 1
+    bad_limit: float = 0.05
+    """Share of unreadable samples over which the run stops."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    every: int = 500
+    """Steps between checkpoints."""
+    keep: int = 2
+    """How many of the latest are kept."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    every: int = 0
+    """Steps between evaluations; 0: only at the end."""
+    times: int = 0
+    """Evaluations spread evenly over the run, where ``every`` is 0."""
+    on: tuple[str, ...] = ()
+    """Sources to evaluate on; empty: the held-out part of the training data."""
+    limit: int = 1000
+    """Most samples of a set used while training; the final evaluation uses all."""
+
+
+@dataclass(frozen=True)
+class Logging:
+    every: int = 20
+    wandb: str = ""
+    """Project name at Weights & Biases; empty: not used."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a run needs to be repeated. ``model`` is the system's own configuration dataclass."""
+
+    system: str
+    model: Any
+    preset: str = "tiny"
+    budget: str = "3m"
+    """Minutes (3m, 90s, 2h), steps (2000steps) or samples (1e6samples)."""
+    batch: int = 256
+    """Samples per update over all ranks."""
+    accumulate: int = 1
+    """Micro-batches per rank and update; exact for every objective."""
+    precision: str = "bf16-mixed"
+    """32-true, bf16-mixed or 16-mixed."""
+    stages: tuple[Stage, ...] = (Stage(),)
+    optimizer: Optimizer = Optimizer()
+    ema: float = 0.0
+    """Decay of the averaged weights that are evaluated and exported; 0: none."""
+    data: Data = Data()
+    evaluation: Evaluation = Evaluation()
+    checkpoint: Checkpoint = Checkpoint()
+    logging: Logging = Logging()
+    compile: bool = False
+    activation_checkpointing: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """What a system's file offers: its modules are found through the catalog as ``SYSTEM``."""
+
+    system: type[System]
+    config: type
+    presets: Mapping[str, Callable[[], Recipe]]
+    """``tiny`` and the paper's; each gives a full recipe."""
+    claims: tuple[Claim, ...] = ()
+
+
+# --------------------------------------------------------------------------------------------- claims
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One side of an experiment: the base recipe with what differs, and which number is read off it."""
+
+    name: str
+    metric: str
+    """As the evaluation names it, e.g. "world/zeroshot/top1"."""
+    system: str = ""
+    """Another system than the claim's own."""
+    preset: str = "tiny"
+    set: Mapping[str, Any] = field(default_factory=dict)
+    """Dotted recipe fields that this arm changes."""
+    weights_of: str = ""
+    """Arm whose trained run is evaluated instead of training another one."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A controlled experiment with a verdict.
+
+    ``measure`` turns an arm's learning curve, [(samples, metric), ...], into the arm's value: ``final`` takes the
+    last point, ``samples_to`` the samples needed to reach ``threshold`` (linear between evaluations).
+    The effect compares ``treatment`` with ``control`` per seed by ``compare`` (difference or ratio); the claim
+    holds where the interval over seeds lies beyond ``at_least``.
+    """
+
+    name: str
+    statement: str
+    paper: str
+    """The published figure, with its place."""
+    arms: tuple[Arm, ...]
+    treatment: str
+    control: str
+    measure: str = "final"
+    threshold: float = 0.0
+    compare: str = "difference"
+    at_least: float = 0.0
+    seeds: tuple[int, ...] = (0, 1, 2)
+    budget: str = ""
+    """Overrides the arms' budget, so that all have the same; empty: the recipe's."""

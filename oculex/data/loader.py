@@ -1,0 +1,78 @@
+"""Batches for training: a step's number is all it takes to make its batch, on any rank, in any process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from oculex.contracts import BadSample, Batch, Sample, Source, UserError
+from oculex.data.collate import collate
+from oculex.data.order import Order, generator
+
+View = Callable[[Sample, np.random.Generator | None], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One rank's part of a step's batch, with the names of its samples and of those that could not be read."""
+
+    step: int
+    batch: Batch
+    ids: list[str]
+    skipped: list[BadSample] = field(default_factory=list)
+
+
+class Steps(Dataset):
+    """``steps[s]`` is this rank's part of the global batch of step s.
+
+    The global batch of step s holds positions s * batch .. (s + 1) * batch of the order, and rank r of R the r-th
+    of R equal stretches, so the union over ranks is the same for every R. A sample that cannot be read is left
+    out and named; nothing takes its place.
+    """
+
+    def __init__(
+        self, sources: Sequence[Source], order: Order, view: View, batch: int, seed: int, rank: int = 0, ranks: int = 1
+    ) -> None:
+        if batch % ranks:
+            raise UserError(f"batch={batch} does not divide over {ranks} ranks; take a multiple")
+        self.sources, self.order, self.view, self.seed = sources, order, view, seed
+        self.batch, self.local, self.first = batch, batch // ranks, rank * (batch // ranks)
+
+    def __getitem__(self, step: int) -> Loaded | UserError:
+        start = step * self.batch + self.first
+        views, ids, skipped = [], [], []
+        for position in range(start, start + self.local):
+            source, index = self.order.at(position)
+            try:
+                sample = self.sources[source][index]
+                views.append(self.view(sample, generator(self.seed, position)))
+                ids.append(sample["id"])
+            except BadSample as bad:
+                skipped.append(bad)
+            except UserError as error:  # handed over, because a worker's exception would arrive as a traceback
+                return error
+        if not views:
+            return UserError(f"no sample of step {step} could be read; first: {skipped[0]}")
+        return Loaded(step, collate(views), ids, skipped)
+
+
+def batches(steps: Steps, start: int, stop: int, workers: int) -> Iterator[Loaded]:
+    """The batches of steps start..stop, made ahead of time by worker processes.
+
+    Raises UserError as the data met it.
+    """
+    loader: DataLoader = DataLoader(
+        steps,
+        batch_size=None,
+        sampler=range(start, stop),  # type: ignore[arg-type]
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+    )
+    for loaded in loader:
+        if isinstance(loaded, UserError):
+            raise loaded
+        yield loaded
