@@ -1,0 +1,101 @@
+"""What a run says while it trains: JSONL and TensorBoard always, W&B by name, a progress bar on a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from oculex.contracts import Recipe, UserError
+from oculex.training.folder import RunFolder, append_line, read_lines
+
+
+class Log:
+    """Averages the losses between logged steps and writes them, with rate and data wait."""
+
+    def __init__(self, folder: RunFolder, recipe: Recipe, start: int, steps: int, quiet: bool = False) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.folder, self.recipe, self.steps = folder, recipe, steps
+        self._tensorboard = SummaryWriter(str(folder.path / "tensorboard"), purge_step=start + 1)
+        self._wandb = _wandb(recipe, folder) if recipe.logging.wandb else None
+        self._bar = None if quiet else _bar(start, steps)
+        self._since, self._waited, self._seen, self._pending = time.perf_counter(), 0.0, 0, 0.0
+        self._spent = max((line["seconds"] for line in read_lines(folder.metrics)), default=0.0)
+
+    def step(self, step: int, values: dict[str, float], samples: int, waited: float) -> None:
+        """``step`` counts finished updates; ``samples`` were in this one; ``waited`` seconds went by for its data."""
+        self._seen += samples
+        self._pending = time.perf_counter() - self._since
+        self._waited += waited
+        if step % self.recipe.logging.every == 0 or step == self.steps:
+            elapsed = time.perf_counter() - self._since
+            rate, wait = self._seen / elapsed, self._waited / elapsed
+            line = {"step": step, "samples": step * self.recipe.batch, **values}
+            self._spent += elapsed
+            line |= {"samples_per_s": round(rate, 2), "data_wait": round(wait, 4), "seconds": round(self._spent, 2)}
+            append_line(self.folder.metrics, line)
+            for key, value in line.items():
+                self._tensorboard.add_scalar(key, value, step)
+            if self._wandb is not None:
+                self._wandb.log(line, step=step)
+            if self._bar is not None:
+                self._bar.update(0, fields=f"loss {values['loss']:.3f}  {rate:,.0f} samples/s  data wait {wait:.0%}")
+            self._since, self._waited, self._seen, self._pending = time.perf_counter(), 0.0, 0, 0.0
+        if self._bar is not None:
+            self._bar.update(1)
+
+    def evaluation(self, step: int, metrics: dict[str, Any]) -> None:
+        """``metrics``: name -> {value, low, high, n}."""
+        seconds = round(self._spent + self._pending, 2)
+        line = {"step": step, "samples": step * self.recipe.batch, "seconds": seconds, "metrics": metrics}
+        append_line(self.folder.evaluations, line)
+        for name, estimate in metrics.items():
+            self._tensorboard.add_scalar(f"evaluation/{name}", estimate["value"], step)
+        if self._wandb is not None:
+            self._wandb.log({name: estimate["value"] for name, estimate in metrics.items()}, step=step)
+        self._since = time.perf_counter() - self._pending  # an evaluation is not training time
+
+    def close(self) -> None:
+        self._tensorboard.close()
+        if self._bar is not None:
+            self._bar.stop()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+class _bar:
+    """A line that is drawn on a terminal, and is absent elsewhere."""
+
+    def __init__(self, start: int, steps: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[fields]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(compact=True),
+            console=Console(file=sys.stderr),
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._progress.add_task("", total=steps, completed=start, fields="")
+        self._progress.start()
+
+    def update(self, advance: int, **fields: Any) -> None:
+        self._progress.update(self._task, advance=advance, **fields)
+
+    def stop(self) -> None:
+        self._progress.stop()
+
+
+def _wandb(recipe: Recipe, folder: RunFolder) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError("logging.wandb is set but wandb is not installed; pip install 'oculex[wandb]'") from error
+    from oculex.training.recipes import to_tree
+
+    return wandb.init(project=recipe.logging.wandb, dir=str(folder.path), config=to_tree(recipe))

@@ -1,0 +1,106 @@
+"""What a run will do, decided before its first update: sources, their held-out parts, steps, stages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from oculex.contracts import Recipe, Source, Stage, UserError
+from oculex.data.loader import Steps
+from oculex.data.order import Order
+from oculex.data.sources import open_source
+from oculex.data.split import split
+
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stage's stretch of the run: steps start..stop."""
+
+    stage: Stage
+    start: int
+    stop: int
+
+
+def parse_budget(budget: str) -> tuple[float, str]:
+    """(amount, "seconds" | "steps" | "samples"). Raises UserError for anything else."""
+    match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*(s|m|h|steps|samples)", budget.strip().lower())
+    if match is None or float(match[1]) <= 0:
+        raise UserError(f"budget {budget!r} is not understood; write minutes (3m), seconds, hours, 2000steps or 1e6samples")
+    unit = match[2]
+    return (float(match[1]) * _SECONDS[unit], "seconds") if unit in _SECONDS else (float(match[1]), unit)
+
+
+def steps_for(recipe: Recipe, seconds_per_step: float | None = None) -> int:
+    """Updates that the budget pays for; a budget of time needs the measured seconds of a step."""
+    amount, unit = parse_budget(recipe.budget)
+    if unit == "seconds":
+        if seconds_per_step is None:
+            raise ValueError("a budget of time needs a measured step")
+        return max(1, int(amount / seconds_per_step))
+    return max(1, int(amount if unit == "steps" else amount // recipe.batch))
+
+
+def spans(stages: Sequence[Stage], steps: int) -> list[Span]:
+    """Stages laid end to end over ``steps``."""
+    edges = [0]
+    for stage in stages:
+        edges.append(edges[-1] + stage.share)  # type: ignore[arg-type]
+    at = [round(edge * steps / edges[-1]) for edge in edges]
+    return [Span(stage, a, b) for stage, a, b in zip(stages, at, at[1:], strict=False)]
+
+
+def parse_weight(spec: str) -> tuple[str, float | None]:
+    """ "photos@2" -> ("photos", 2.0); without a weight ("photos", None)."""
+    match = re.fullmatch(r"(.+)@([0-9.]+)", spec)
+    return (match[1], float(match[2])) if match else (spec, None)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Opened sources of a stage: what is trained on, what is held out, and the mixture weights."""
+
+    train: tuple[Source, ...]
+    held_out: tuple[Source, ...]
+    weights: tuple[float, ...] | None
+
+    def fingerprints(self) -> dict[str, str]:
+        return {source.name: source.fingerprint() for source in self.train}
+
+    def steps(self, view: Any, recipe: Recipe, rank: int, ranks: int) -> Steps:
+        order = Order([len(source) for source in self.train], self.weights, recipe.seed)
+        return Steps(self.train, order, view, recipe.batch, recipe.seed, rank, ranks)
+
+    def texts(self) -> Any:
+        """All training captions, for a tokenizer learnt from them."""
+        for source in self.train:
+            yield from source_texts(source)
+
+
+def source_texts(source: Source) -> Any:
+    """The captions of a source; class names where samples have labels and no captions."""
+    from oculex.contracts import BadSample
+
+    for index in range(len(source)):
+        try:
+            sample = source[index]
+        except BadSample:
+            continue  # counted and named when it is trained on
+        yield from sample.get("captions") or filter(None, [sample.get("caption")])
+
+
+def open_pool(specs: Sequence[str], holdout: float) -> Pool:
+    """Opens sources and splits each. Weights: none, or one for every source."""
+    pairs = [parse_weight(spec) for spec in specs]
+    weights = [weight for _, weight in pairs if weight is not None]
+    if weights and len(weights) != len(pairs):
+        raise UserError("give a weight (PATH@WEIGHT) to every source or to none")
+    parts = [split(open_source(path), holdout) for path, _ in pairs]
+    return Pool(
+        tuple(train for train, _ in parts),
+        tuple(held for _, held in parts if held is not None),
+        tuple(weights) or None,
+    )
