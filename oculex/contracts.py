@@ -60,6 +60,7 @@ class BadSample(Exception):
         return f"{self.key}: {self.reason}"
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """Text to token ids. ``encode`` brackets the text by start and end and cuts it to ``context`` ids."""
 
@@ -71,6 +72,7 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str: ...
 
 
+@runtime_checkable
 class Assets(Protocol):
     """What a system needs beside its configuration. A run keeps its assets, so it can be rebuilt from them."""
 
@@ -263,6 +265,8 @@ class Evaluation:
     """Sources to evaluate on; empty: the held-out part of the training data."""
     limit: int = 1000
     """Most samples of a set used while training; the final evaluation uses all."""
+    tasks: tuple[str, ...] = ("zeroshot", "retrieval")
+    """What a run is asked on its way and at its end; `oculex evaluate` asks everything the system can do."""
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ class Ragged:
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Ragged:
         return Ragged(
-            self.values.to(device, non_blocking=non_blocking), self.lengths.to(device, non_blocking=non_blocking)
+            self.values.to(device, non_blocking=non_blocking),
+            self.lengths.to(device, non_blocking=non_blocking),
         )
 
     def pin_memory(self) -> Ragged:

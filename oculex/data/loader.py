@@ -35,7 +35,14 @@ class Steps(Dataset):
     """
 
     def __init__(
-        self, sources: Sequence[Source], order: Order, view: View, batch: int, seed: int, rank: int = 0, ranks: int = 1
+        self,
+        sources: Sequence[Source],
+        order: Order,
+        view: View,
+        batch: int,
+        seed: int,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         if batch % ranks:
             raise UserError(f"batch={batch} does not divide over {ranks} ranks; take a multiple")
@@ -53,7 +60,9 @@ class Steps(Dataset):
                 ids.append(sample["id"])
             except BadSample as bad:
                 skipped.append(bad)
-            except UserError as error:  # handed over, because a worker's exception would arrive as a traceback
+            except (
+                UserError
+            ) as error:  # handed over, because a worker's exception would arrive as a traceback
                 return error
         if not views:
             return UserError(f"no sample of step {step} could be read; first: {skipped[0]}")

@@ -103,7 +103,9 @@ def _quotas(weights: Sequence[float], block: int) -> np.ndarray:
         raise UserError(f"mixture weights must be positive numbers, got {list(weights)}")
     exact = share / share.sum() * block
     if exact.min() < 1:
-        raise UserError(f"a mixture weight below 1/{block} of the whole is never drawn; leave that source out")
+        raise UserError(
+            f"a mixture weight below 1/{block} of the whole is never drawn; leave that source out"
+        )
     quota = np.floor(exact).astype(np.int64)
     quota[np.argsort(quota - exact, kind="stable")[: block - quota.sum()]] += 1
     return np.concatenate([[0], np.cumsum(quota)])

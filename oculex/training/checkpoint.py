@@ -18,7 +18,13 @@ from oculex.contracts import UserError
 from oculex.training.folder import RunFolder
 
 
-def save(folder: RunFolder, step: int, state: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], keep: int) -> None:
+def save(
+    folder: RunFolder,
+    step: int,
+    state: Mapping[str, Any],
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    keep: int,
+) -> None:
     """Writes checkpoints/step-N with NAME.safetensors for each entry of ``tensors`` and ``state`` as JSON.
 
     All of it is written into a hidden folder, flushed to disk and then renamed; older checkpoints go only after
@@ -31,7 +37,9 @@ def save(folder: RunFolder, step: int, state: Mapping[str, Any], tensors: Mappin
         for name, entries in tensors.items():
             save_file({k: v.detach().contiguous() for k, v in entries.items()}, part / f"{name}.safetensors")
         sizes = {path.name: path.stat().st_size for path in part.iterdir()}
-        (part / "state.json").write_text(json.dumps({**state, "step": step, "files": sizes}), encoding="utf-8")
+        (part / "state.json").write_text(
+            json.dumps({**state, "step": step, "files": sizes}), encoding="utf-8"
+        )
         for path in part.iterdir():
             _flush(path)
         shutil.rmtree(final, ignore_errors=True)
@@ -81,7 +89,9 @@ def tensors(path: Path, name: str) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot read {file}: {error}; delete {path} to go on from the checkpoint before it") from error
+        raise UserError(
+            f"cannot read {file}: {error}; delete {path} to go on from the checkpoint before it"
+        ) from error
 
 
 def load_weights(system: torch.nn.Module, weights: Mapping[str, Tensor], origin: Path) -> None:
@@ -101,7 +111,9 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor],
     """(tensors named "index/key", parameter groups without their parameters)."""
     state = optimizer.state_dict()
     flat = {f"{i}/{key}": value for i, entry in state["state"].items() for key, value in entry.items()}
-    return {k: v if isinstance(v, Tensor) else torch.tensor(v) for k, v in flat.items()}, state["param_groups"]
+    return {k: v if isinstance(v, Tensor) else torch.tensor(v) for k, v in flat.items()}, state[
+        "param_groups"
+    ]
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, flat: Mapping[str, Tensor], groups: list[Any]) -> None:

@@ -39,12 +39,16 @@ class RunFolder:
         """A new run; refuses a folder that already holds one."""
         folder = cls(path)
         if folder.recipe.exists():
-            raise UserError(f"{path} already holds a run; `oculex resume {path}` goes on with it, or choose another --out")
+            raise UserError(
+                f"{path} already holds a run; `oculex resume {path}` goes on with it, or choose another --out"
+            )
         try:
             for made in (path, folder.assets, folder.checkpoints, folder.records):
                 made.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"cannot write the run folder {path}: {error.strerror}; choose another --out") from error
+            raise UserError(
+                f"cannot write the run folder {path}: {error.strerror}; choose another --out"
+            ) from error
         write_json(path / "machine.json", machine())
         return folder
 
@@ -54,7 +58,9 @@ class RunFolder:
         folder = cls(path)
         if not folder.recipe.is_file():
             what = "holds no recipe.json" if path.is_dir() else "does not exist"
-            raise UserError(f"{path} is not a run folder: it {what}; `oculex train NAME --out {path}` makes one")
+            raise UserError(
+                f"{path} is not a run folder: it {what}; `oculex train NAME --out {path}` makes one"
+            )
         return folder
 
 
@@ -73,7 +79,9 @@ def write_text(path: Path, text: str) -> None:
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}; free space or make the folder writable") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; free space or make the folder writable"
+        ) from error
 
 
 def read_json(path: Path) -> Any:
@@ -88,7 +96,9 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(value, ensure_ascii=False) + "\n")
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; free space or make the folder writable") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; free space or make the folder writable"
+        ) from error
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -110,13 +120,13 @@ def cut_after(path: Path, step: int) -> None:
 
 def machine() -> dict[str, Any]:
     """Where the numbers come from."""
-    import torch
+    from importlib.metadata import version
 
-    import oculex
+    import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "oculex": oculex.__version__,
+        "oculex": version("oculex"),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.platform(terse=True),

@@ -13,7 +13,9 @@ from oculex.training.folder import RunFolder, append_line, read_lines
 class Log:
     """Averages the losses between logged steps and writes them, with rate and data wait."""
 
-    def __init__(self, folder: RunFolder, recipe: Recipe, start: int, steps: int, quiet: bool = False) -> None:
+    def __init__(
+        self, folder: RunFolder, recipe: Recipe, start: int, steps: int, quiet: bool = False
+    ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.folder, self.recipe, self.steps = folder, recipe, steps
@@ -33,14 +35,20 @@ class Log:
             rate, wait = self._seen / elapsed, self._waited / elapsed
             line = {"step": step, "samples": step * self.recipe.batch, **values}
             self._spent += elapsed
-            line |= {"samples_per_s": round(rate, 2), "data_wait": round(wait, 4), "seconds": round(self._spent, 2)}
+            line |= {
+                "samples_per_s": round(rate, 2),
+                "data_wait": round(wait, 4),
+                "seconds": round(self._spent, 2),
+            }
             append_line(self.folder.metrics, line)
             for key, value in line.items():
                 self._tensorboard.add_scalar(key, value, step)
             if self._wandb is not None:
                 self._wandb.log(line, step=step)
             if self._bar is not None:
-                self._bar.update(0, fields=f"loss {values['loss']:.3f}  {rate:,.0f} samples/s  data wait {wait:.0%}")
+                self._bar.update(
+                    0, fields=f"loss {values['loss']:.3f}  {rate:,.0f} samples/s  data wait {wait:.0%}"
+                )
             self._since, self._waited, self._seen, self._pending = time.perf_counter(), 0.0, 0, 0.0
         if self._bar is not None:
             self._bar.update(1)
@@ -95,7 +103,9 @@ def _wandb(recipe: Recipe, folder: RunFolder) -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise UserError("logging.wandb is set but wandb is not installed; pip install 'oculex[wandb]'") from error
+        raise UserError(
+            "logging.wandb is set but wandb is not installed; pip install 'oculex[wandb]'"
+        ) from error
     from oculex.training.recipes import to_tree
 
     return wandb.init(project=recipe.logging.wandb, dir=str(folder.path), config=to_tree(recipe))

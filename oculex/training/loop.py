@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from oculex import catalog
-from oculex.contracts import Recipe, System, UserError
+from oculex.contracts import BadSample, Recipe, System, UserError
 from oculex.data import collate
 from oculex.data.assets import RunAssets
 from oculex.data.loader import Loaded, batches
@@ -71,10 +72,11 @@ class Training:
         skip_batch: bool = False,
     ) -> None:
         self.recipe, self.folder, self.pool, self.evaluate, self.quiet = recipe, folder, pool, evaluate, quiet
+        self.system: Any
         self.fabric = _fabric(recipe)
         torch.manual_seed(mix(recipe.seed, 0x1417))
         assets = RunAssets(folder.assets, pool.texts)
-        self.system: Any = catalog.load(recipe.system).system.build(recipe.model, assets)
+        self.system = catalog.load(recipe.system).system.build(recipe.model, assets)
         self.average = (
             AveragedModel(self.system, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None
         )
@@ -86,6 +88,7 @@ class Training:
         self.step = self.seen = self.lost = 0
         self.skips: set[int] = set()
         self._stop = False
+        _prime(self.system, pool)
         self._plan()
         self.saved = checkpoint.latest(folder)
         if self.saved is not None:
@@ -126,12 +129,11 @@ class Training:
             values = self._update(model, optimizer, loaded, recipe.optimizer.lr * rate)
             log.step(self.step, values, collate.size(loaded.batch) * self.fabric.world_size, waited)
             self._count(loaded)
-            self._stop = self._any_rank(self._stop)
-            end = self.step == span.stop
-            if end or self._stop or self.step % recipe.checkpoint.every == 0:
-                self._save(optimizer)
             if self._evaluation_due():
                 self._evaluate(log, final=False)
+            self._stop = self._any_rank(self._stop)
+            if self._stop or self.step == span.stop or self.step % recipe.checkpoint.every == 0:
+                self._save(optimizer)
             if self._stop:
                 break
             asked = time.perf_counter()
@@ -145,11 +147,21 @@ class Training:
         micro = recipe.batch // self.fabric.world_size // recipe.accumulate
         optimizer.zero_grad()
         losses = backward(
-            self.fabric, model, batch, micro=micro, accumulate=recipe.accumulate, seed=recipe.seed, step=self.step
+            self.fabric,
+            model,
+            batch,
+            micro=micro,
+            accumulate=recipe.accumulate,
+            seed=recipe.seed,
+            step=self.step,
         )
         values = {name: float(value) for name, value in losses.items()}
         if recipe.optimizer.clip_norm is not None:
-            norm = float(self.fabric.clip_gradients(model, optimizer, max_norm=recipe.optimizer.clip_norm))
+            norm = float(
+                self.fabric.clip_gradients(
+                    model, optimizer, max_norm=recipe.optimizer.clip_norm, error_if_nonfinite=False
+                )
+            )  # type: ignore[arg-type]
         else:
             norm = float(nn.utils.get_total_norm(p.grad for p in model.parameters() if p.grad is not None))
         scaled = recipe.precision == "16-mixed"  # there an infinite norm is the scaler's business
@@ -186,10 +198,14 @@ class Training:
         """Ranks must stop at the same step, whichever of them was asked to."""
         if self.fabric.world_size == 1:
             return flag
-        return bool(self.fabric.all_reduce(torch.tensor(float(flag)), reduce_op="sum") > 0)
+        total: Any = self.fabric.all_reduce(torch.tensor(float(flag)), reduce_op="sum")
+        return bool(total > 0)
 
     def _agree(self, value: float | None) -> float | None:
-        return value if value is None else float(self.fabric.all_reduce(torch.tensor(value), reduce_op="mean"))
+        if value is None:
+            return None
+        mean: Any = self.fabric.all_reduce(torch.tensor(value), reduce_op="mean")
+        return float(mean)
 
     def _seconds_per_step(self) -> float:
         """Measured on real updates with a learning rate of 0, whose traces are then removed."""
@@ -205,7 +221,7 @@ class Training:
         self.system.load_state_dict(kept)
         if self.average is not None:
             self.average.n_averaged.zero_()
-        gaps = sorted(b - a for a, b in zip(times[1:], times[2:], strict=False))
+        gaps = sorted(b - a for a, b in pairwise(times[1:]))
         return gaps[len(gaps) // 2]
 
     def _wrap(self, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
@@ -255,7 +271,13 @@ class Training:
         """A loss or gradient that is not finite stops the run before it reaches the weights."""
         if self.step in self.skips:
             return
-        spot = {"step": self.step, "ids": loaded.ids, "values": values, "grad_norm": norm, "seed": self.recipe.seed}
+        spot = {
+            "step": self.step,
+            "ids": loaded.ids,
+            "values": values,
+            "grad_norm": norm,
+            "seed": self.recipe.seed,
+        }
         spot = json.loads(json.dumps(spot).replace("NaN", '"nan"').replace("Infinity", '"inf"'))
         write_json(self.folder.path / f"crash-rank{self.fabric.global_rank}.json", spot)
         raise UserError(
@@ -267,7 +289,9 @@ class Training:
     def _skip_crashed(self) -> None:
         path = self.folder.path / "crash-rank0.json"
         if not path.exists():
-            raise UserError(f"{self.folder.path} has no crash to skip; use `oculex resume` without --skip-batch")
+            raise UserError(
+                f"{self.folder.path} has no crash to skip; use `oculex resume` without --skip-batch"
+            )
         self.skips.add(read_json(path)["step"])
 
     def _count(self, loaded: Loaded) -> None:
@@ -296,7 +320,7 @@ class Training:
 
     def _evaluate(self, log: Log, final: bool) -> None:
         """The averaged weights are evaluated where there are any."""
-        judged = self.average.module if self.average is not None else self.system
+        judged: Any = self.average.module if self.average is not None else self.system
         judged.eval()
         with torch.no_grad():
             log.evaluation(self.step, self.evaluate(judged, self.pool, self.step, final))
@@ -317,6 +341,17 @@ def _fabric(recipe: Recipe) -> Fabric:
     return fabric
 
 
+def _prime(system: System, pool: plan.Pool) -> None:
+    """One view made here, so that what is made once (a tokenizer, rendered scenes) is there before the workers are."""
+    for source in pool.train:
+        for index in range(len(source)):
+            try:
+                system.view(source[index], None)
+                break
+            except BadSample:
+                continue  # counted and named when it is trained on
+
+
 def _checkpoint_activations(system: nn.Module) -> None:
     """Blocks keep their inputs alone and are computed again in the backward pass, with the same randomness."""
     from functools import partial
@@ -332,7 +367,8 @@ class _signals:
     """SIGTERM and Ctrl-C end the run after the step in hand, with a checkpoint; a second Ctrl-C at once."""
 
     def __init__(self, stop: Callable[[], None]) -> None:
-        self._ask, self._old = stop, {}
+        self._ask = stop
+        self._old: dict[int, Any] = {}
 
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():

@@ -40,13 +40,17 @@ def build(system: nn.Module, config: contracts.Optimizer, stage: Stage) -> torch
     names = [name for name, _ in system.named_parameters()]
     for pattern in (*stage.trainable, *(pattern for pattern, _ in stage.lr_scale)):
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise UserError(f"stage {stage.name!r}: no parameter matches {pattern!r}; names look like {names[0]!r}")
+            raise UserError(
+                f"stage {stage.name!r}: no parameter matches {pattern!r}; names look like {names[0]!r}"
+            )
     depth = layer_scales(system, config.layer_decay)
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in system.named_parameters():
         parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in stage.trainable))
         if parameter.requires_grad:
-            scale = next((s for pattern, s in stage.lr_scale if fnmatchcase(name, pattern)), 1.0) * depth[name]
+            scale = (
+                next((s for pattern, s in stage.lr_scale if fnmatchcase(name, pattern)), 1.0) * depth[name]
+            )
             groups[scale, config.weight_decay if parameter.ndim >= 2 else 0.0].append(parameter)
     return OPTIMIZERS[config.part](
         [{"params": p, "scale": scale, "weight_decay": decay} for (scale, decay), p in groups.items()], config
@@ -63,7 +67,11 @@ def layer_scales(system: nn.Module, decay: float) -> dict[str, float]:
     if decay == 1.0:
         return scales
     for prefix, tower in system.named_modules():
-        stacks = [(n, m) for n, m in tower.named_children() if isinstance(m, nn.ModuleList) and isinstance(m[0], Block)]
+        stacks = [
+            (n, m)
+            for n, m in tower.named_children()
+            if isinstance(m, nn.ModuleList) and isinstance(m[0], Block)
+        ]
         for stack, blocks in stacks:
             exponent, after = len(blocks) + 1, False  # type: ignore[arg-type]
             for name, _ in tower.named_parameters():

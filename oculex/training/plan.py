@@ -27,9 +27,11 @@ class Span:
 
 def parse_budget(budget: str) -> tuple[float, str]:
     """(amount, "seconds" | "steps" | "samples"). Raises UserError for anything else."""
-    match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*(s|m|h|steps|samples)", budget.strip().lower())
+    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)\s*(s|m|h|steps|samples)", budget.strip().lower())
     if match is None or float(match[1]) <= 0:
-        raise UserError(f"budget {budget!r} is not understood; write minutes (3m), seconds, hours, 2000steps or 1e6samples")
+        raise UserError(
+            f"budget {budget!r} is not understood; write minutes (3m), seconds, hours, 2000steps or 1e6samples"
+        )
     unit = match[2]
     return (float(match[1]) * _SECONDS[unit], "seconds") if unit in _SECONDS else (float(match[1]), unit)
 

@@ -88,7 +88,13 @@ def _set(tree: Any, path: list[str], value: Any, name: str) -> list[str]:
 
 def _child(tree: Any, key: str) -> tuple[Any, list[str]]:
     """The child, or the keys there are."""
-    keys = list(tree) if isinstance(tree, dict) else [str(i) for i in range(len(tree))] if isinstance(tree, list) else []
+    keys = (
+        list(tree)
+        if isinstance(tree, dict)
+        else [str(i) for i in range(len(tree))]
+        if isinstance(tree, list)
+        else []
+    )
     if key not in keys:
         return None, keys or ["(nothing below it)"]
     return (tree[key] if isinstance(tree, dict) else tree[int(key)]), []
@@ -125,7 +131,8 @@ def _validate(cls: type, tree: Any, where: str) -> tuple[Any, list[str]]:
         return TypeAdapter(cls).validate_python(tree), []
     except ValidationError as error:
         return None, [
-            f"{where}{'.'.join(str(p) for p in e['loc'])}: {e['msg'].lower()} (got {e['input']!r})" for e in error.errors()
+            f"{where}{'.'.join(str(p) for p in e['loc'])}: {e['msg'].lower()} (got {e['input']!r})"
+            for e in error.errors()
         ]
 
 

@@ -60,23 +60,27 @@ def backward(
     elif len(slices) == 1:
         own = encode(0)
         torch.manual_seed(mix(seed, step, _LOSSES + fabric.global_rank))
-        fabric.backward(total.add(model(lambda s: s.losses(_gathered(own, s.gathers, counts, fabric), batch)), 1.0))
+        fabric.backward(
+            total.add(model(lambda s: s.losses(_gathered(own, s.gathers, counts, fabric), batch)), 1.0)
+        )
     else:
         with torch.no_grad():
             encoded = [encode(index) for index in range(len(slices))]
         own = {name: torch.cat([part[name] for part in encoded]).requires_grad_() for name in encoded[0]}
         torch.manual_seed(mix(seed, step, _LOSSES + fabric.global_rank))
         with fabric.no_backward_sync(model):
-            fabric.backward(total.add(model(lambda s: s.losses(_gathered(own, s.gathers, counts, fabric), batch)), 1.0))
+            fabric.backward(
+                total.add(model(lambda s: s.losses(_gathered(own, s.gathers, counts, fabric), batch)), 1.0)
+            )
         heads = [p for p in system.parameters() if p.grad is not None]
         for index in range(len(slices)):
             with fabric.no_backward_sync(model, enabled=index + 1 < len(slices)):
                 again = encode(index)
                 span = slice(index * micro, index * micro + collate.size(slices[index]))
-                pulled = sum((again[name] * own[name].grad[span]).sum() for name in again)  # type: ignore[index]
+                pulled: Any = sum((again[name] * own[name].grad[span]).sum() for name in again)  # type: ignore[index, misc]
                 if index + 1 == len(slices):  # the engine reduces a gradient when the parameter takes part
                     pulled = pulled + sum((p * 0).sum() for p in heads)
-                pulled.backward()  # type: ignore[union-attr]
+                pulled.backward()
     return total.values()
 
 
@@ -101,7 +105,9 @@ class _Total:
                 value = term.float() * share / ranks
                 total = total + self.weights.get(name, 1.0) * ranks * value
             else:
-                raise ValueError(f"loss {name!r} has shape {tuple(term.shape)}; give one value per item, or one value")
+                raise ValueError(
+                    f"loss {name!r} has shape {tuple(term.shape)}; give one value per item, or one value"
+                )
             self.sums[name] = self.sums.get(name, 0.0) + value.detach()
         return total  # type: ignore[return-value]
 

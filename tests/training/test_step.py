@@ -53,7 +53,9 @@ class Words(System, nn.Module):
     def losses(self, features, batch):
         words = batch["words"]
         kept = torch.arange(words.values.shape[1]) < words.lengths[:, None]
-        loss = F.cross_entropy(self.out(self.table(words.values)).transpose(1, 2), words.values, reduction="none")
+        loss = F.cross_entropy(
+            self.out(self.table(words.values)).transpose(1, 2), words.values, reduction="none"
+        )
         return {"words": loss[kept]}
 
     def items(self, batch):
@@ -95,7 +97,9 @@ def check(got, wanted):
     for theirs, ours in zip(got, wanted, strict=True):
         assert theirs.keys() == ours.keys()
         for name in ours:
-            torch.testing.assert_close(theirs[name], ours[name], atol=2e-6, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(
+                theirs[name], ours[name], atol=2e-6, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+            )
 
 
 @pytest.mark.parametrize("kind", [Pair, Words])
@@ -107,7 +111,10 @@ def test_the_reference_is_the_plain_loss(kind):
     total = sum(system.loss_weights().get(name, 1.0) * term.mean() for name, term in terms.items())
     total.backward()
     losses, grads = one_process(kind)
-    check(({"loss": total.detach()}, {n: p.grad for n, p in system.named_parameters()}), ({"loss": losses["loss"]}, grads))
+    check(
+        ({"loss": total.detach()}, {n: p.grad for n, p in system.named_parameters()}),
+        ({"loss": losses["loss"]}, grads),
+    )
 
 
 @pytest.mark.parametrize("kind", [Pair, Words])
@@ -131,7 +138,10 @@ def test_both_passes_draw_the_same_dropout():
     total = terms["contrastive"].mean() + 0.5 * terms["spread"]
     total.backward()
     losses, grads = one_process(Pair, accumulate=4, dropout=0.5)
-    check(({"loss": total.detach()}, {n: p.grad for n, p in system.named_parameters()}), ({"loss": losses["loss"]}, grads))
+    check(
+        ({"loss": total.detach()}, {n: p.grad for n, p in system.named_parameters()}),
+        ({"loss": losses["loss"]}, grads),
+    )
     assert not torch.allclose(losses["loss"], one_process(Pair, accumulate=4)[0]["loss"])
 
 

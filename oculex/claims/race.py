@@ -1,0 +1,100 @@
+"""A race: systems on the same data, with the same budget and seed, judged by the same held-out items."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from oculex import catalog, runs
+from oculex.contracts import UserError
+from oculex.evaluation import compare
+from oculex.evaluation.records import Table, read
+from oculex.training import recipes
+from oculex.training.folder import RunFolder, read_lines, write_json
+
+POINTS = 8
+"""Evaluations along each system's run."""
+
+
+def race(
+    names: Sequence[str],
+    data: Sequence[str] = (),
+    budget: str = "3m",
+    out: Path | None = None,
+    seed: int = 0,
+    changes: Sequence[str] = (),
+) -> tuple[dict[str, Any], Path]:
+    """Trains each system and writes race.json; (result, folder).
+
+    The metric is the first that every system is evaluated by. Raises UserError where there is none in common.
+    """
+    if len(set(names)) < len(names):
+        raise UserError("a race needs different systems; each name once")
+    out = out or Path("runs") / f"race-{time.strftime('%Y%m%d-%H%M%S')}"
+    folders = {}
+    for name in names:
+        recipe = recipes.preset(catalog.load(name), name, "tiny")
+        recipe = runs.customised(recipe, data=data, budget=budget, seed=seed, changes=changes)
+        recipe = recipes.change(recipe, {"evaluation.times": POINTS})
+        folders[name] = runs.start(recipe, out / name)
+    lines = {name: list(read_lines(folder.evaluations)) for name, folder in folders.items()}
+    metric = _common(lines)
+    result = {
+        "metric": metric,
+        "budget": budget,
+        "data": list(data) or ["world"],
+        "seed": seed,
+        "systems": {name: _system(folders[name], lines[name], metric) for name in names},
+        "conclusion": _conclusion(folders, lines, metric),
+    }
+    write_json(out / "race.json", result)
+    return result, out
+
+
+def _common(lines: dict[str, list[dict[str, Any]]]) -> str:
+    shared = set.intersection(*(set(each[-1]["metrics"]) for each in lines.values()))
+    first = next(iter(lines.values()))[-1]["metrics"]
+    for metric in first:  # evaluations name their headline metric first
+        if metric in shared:
+            return metric
+    raise UserError(f"{', '.join(lines)} are not evaluated by any common metric; race systems of one kind")
+
+
+def _system(folder: RunFolder, lines: list[dict[str, Any]], metric: str) -> dict[str, Any]:
+    curve = [
+        [
+            line["seconds"],
+            line["samples"],
+            *(line["metrics"][metric][key] for key in ("value", "low", "high")),
+        ]
+        for line in lines
+    ]
+    rates = [line["samples_per_s"] for line in read_lines(folder.metrics)]
+    return {
+        "curve": curve,
+        "final": lines[-1]["metrics"][metric],
+        "metrics": lines[-1]["metrics"],
+        "parameters": runs.parameters(folder.path),
+        "samples_per_s": sorted(rates)[len(rates) // 2] if rates else 0.0,
+        "run": str(folder.path),
+    }
+
+
+def _conclusion(folders: dict[str, RunFolder], lines: dict[str, list[dict[str, Any]]], metric: str) -> str:
+    """Who is ahead, by a paired comparison of the leader with each other system on the same items."""
+    ranked = sorted(folders, key=lambda name: lines[name][-1]["metrics"][metric]["value"], reverse=True)
+    leader, said = ranked[0], []
+    for other in ranked[1:]:
+        difference = compare(_records(folders[leader]), _records(folders[other]))[metric]
+        span = (
+            f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}] on {difference.n} items"
+        )
+        clear = "is ahead of" if difference.low > 0 else "cannot be told apart from"
+        said.append(f"{leader} {clear} {other} in {metric}: {span}")
+    return "; ".join(said) + ". One seed: differences between seeds are not in these intervals."
+
+
+def _records(folder: RunFolder) -> Table:
+    return read(runs.last_records(folder))

@@ -1,0 +1,537 @@
+"""The command line: parses, calls, prints. Exit status 0 on success, 2 on a user's mistake, 1 on a failure."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+import tyro
+from tyro.conf import Positional, arg, subcommand
+
+from oculex.contracts import UserError
+
+Name = Annotated[Positional[str], arg(metavar="NAME", help="System, as in `oculex list`.")]
+Run = Annotated[Positional[Path], arg(metavar="RUN", help="Folder of a run, as `oculex train` made it.")]
+Json = Annotated[bool, arg(help="Print JSON for programs.")]
+Device = Annotated[str, arg(help="cpu, cuda or cuda:N; auto takes a GPU where there is one.")]
+Set = Annotated[
+    tuple[str, ...], arg(metavar="KEY=VALUE", help="Change fields of the recipe: optimizer.lr=1e-3 width=256")
+]
+Out = Annotated[Path, arg(aliases=("-o",), metavar="PATH", help="Where the result goes.")]
+
+
+@dataclass(frozen=True)
+class List:
+    """List the 108 systems and what stands behind each: planned, runs, or works."""
+
+    family: Annotated[str | None, arg(help="Only this family: contrastive, generative, selfsup, ...")] = None
+    json: Json = False
+
+    def run(self) -> None:
+        from oculex import catalog
+
+        if self.family is not None and self.family not in catalog.families():
+            raise UserError(f"no family {self.family!r}; families are: {', '.join(catalog.families())}")
+        rows = [row for row in catalog.ROWS if self.family in (None, row.family)]
+        if self.json:
+            keys = ("number", "name", "title", "family")
+            _print_json(
+                [
+                    {key: getattr(row, key) for key in keys}
+                    | {"status": catalog.status(row), "evidence": catalog.evidence(row.name)}
+                    for row in rows
+                ]
+            )
+            return
+        for row in rows:
+            print(f"{row.number:>4}  {row.name:<22} {catalog.status(row):<8} {row.family:<12} {row.title}")
+
+
+@dataclass(frozen=True)
+class Show:
+    """Describe a system: what it is, its presets with parameter counts, its claims, how to cite it."""
+
+    name: Name
+    json: Json = False
+
+    def run(self) -> None:
+        from oculex import catalog
+        from oculex.runs import describe
+
+        row = catalog.find(self.name)
+        shown = describe(row.name)
+        if self.json:
+            _print_json(shown)
+            return
+        print(f"{row.name} ({row.number})  {row.title}\n{row.authors}, {row.venue}, {row.year}")
+        print(f"family {row.family}, status {shown['status']}\n\n{shown['about']}\n")
+        for name, preset in shown["presets"].items():
+            print(f"  preset {name:<18} {preset['parameters']:>13,} parameters  budget {preset['budget']}")
+        for claim in shown["claims"]:
+            print(f"\n  claim {claim['name']}: {claim['statement']}\n    paper: {claim['paper']}")
+        print(f"\n{catalog.cite(row)}")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a system: on the embedded world, or on your own captioned images with --data."""
+
+    name: Name
+    preset: Annotated[str, arg(help="tiny, or one of the paper's as `oculex show NAME` lists them.")] = "tiny"
+    data: Annotated[
+        tuple[str, ...],
+        arg(
+            metavar="PATH",
+            help="Folders with a captions file, CSV/JSONL, Parquet, webdataset tars, Hugging Face datasets on disk; "
+            "PATH@2 weighs a source twice. Default: the embedded world.",
+        ),
+    ] = ()
+    out: Annotated[Path | None, arg(aliases=("-o",), metavar="RUN", help="Folder of the run.")] = None
+    budget: Annotated[str | None, arg(help="3m, 90s, 2h, 2000steps or 1e6samples.")] = None
+    seed: Annotated[int | None, arg(help="Seed of weights, order and augmentation.")] = None
+    set: Set = ()
+    wandb: Annotated[str, arg(metavar="PROJECT", help="Log to this project of Weights & Biases as well.")] = (
+        ""
+    )
+
+    def run(self) -> None:
+        from oculex import runs
+
+        changes = [*self.set, *([f"logging.wandb={self.wandb}"] if self.wandb else [])]
+        folder = runs.train(
+            self.name,
+            preset=self.preset,
+            data=self.data,
+            out=self.out,
+            budget=self.budget,
+            seed=self.seed,
+            changes=changes,
+        )
+        _finish(folder.path)
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Go on with a run from its last checkpoint, as if it had never stopped."""
+
+    run_folder: Run
+    skip_batch: Annotated[bool, arg(help="Leave out the batch that stopped the run.")] = False
+
+    def run(self) -> None:
+        from oculex import runs
+
+        _finish(runs.resume(self.run_folder, skip_batch=self.skip_batch).path)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate a run: zero-shot, retrieval, probes; every number with its interval."""
+
+    run_folder: Run
+    on: Annotated[
+        tuple[str, ...], arg(metavar="SET", help="Sources to evaluate on. Default: the run's held-out data.")
+    ] = ()
+    limit: Annotated[int | None, arg(help="Most samples of each set.")] = None
+    device: Device = "auto"
+    json: Json = False
+
+    def run(self) -> None:
+        from oculex import runs
+
+        result = runs.evaluate(self.run_folder, on=self.on, limit=self.limit, device=self.device)
+        if self.json:
+            _print_json(result)
+            return
+        _print_metrics(result["metrics"])
+        print(f"records: {result['records']}")
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare runs on the items that both answered: paired differences to the first run, with intervals."""
+
+    run_folders: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN", help="Two runs or more.")]
+    json: Json = False
+
+    def run(self) -> None:
+        from oculex import runs
+
+        if len(self.run_folders) < 2:
+            raise UserError("compare takes two runs or more")
+        result = runs.compare(self.run_folders)
+        if self.json:
+            _print_json(result)
+            return
+        for other, differences in result["differences"].items():
+            print(f"{other} minus {result['base']}")
+            _print_metrics(differences, signed=True)
+
+
+@dataclass(frozen=True)
+class Race:
+    """Train several systems on the same data with the same budget, and draw quality against time."""
+
+    names: Annotated[Positional[tuple[str, ...]], arg(metavar="NAME", help="Two systems or more.")]
+    data: Annotated[tuple[str, ...], arg(metavar="PATH", help="As for `oculex train`.")] = ()
+    budget: Annotated[str, arg(help="For each system.")] = "3m"
+    out: Annotated[Path | None, arg(aliases=("-o",), help="Folder of the race.")] = None
+    seed: int = 0
+    set: Set = ()
+
+    def run(self) -> None:
+        from oculex.claims.race import race
+        from oculex.report.race import write_race
+
+        if len(self.names) < 2:
+            raise UserError("a race takes two systems or more; `oculex list` names them")
+        result, folder = race(
+            self.names, data=self.data, budget=self.budget, out=self.out, seed=self.seed, changes=self.set
+        )
+        for name, system in result["systems"].items():
+            final = system["final"]
+            print(f"{name:<22} {result['metric']} {_estimate(final)}")
+        write_race(result, folder / "race.html")
+        print(f"\n{result['conclusion']}\nreport: {folder / 'race.html'}")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Run a system's claims as controlled experiments, or print the ledger of those that were run."""
+
+    names: Annotated[Positional[tuple[str, ...]], arg(metavar="NAME")] = ()
+    all: Annotated[bool, arg(help="Every claim of every system that runs.")] = False
+    ledger: Annotated[bool, arg(help="Print what was measured so far and write the ledger page.")] = False
+    out: Annotated[
+        Path, arg(aliases=("-o",), help="Folder of the arms' runs; finished arms are not run again.")
+    ] = Path("runs/claims")
+    budget: Annotated[
+        str | None, arg(help="Instead of each claim's own budget; the result then says so.")
+    ] = None
+    json: Json = False
+
+    def run(self) -> None:
+        from oculex.claims import ledger
+        from oculex.claims.experiment import judge_claims
+
+        if not (self.names or self.all or self.ledger):
+            raise UserError("name a system, or give --all or --ledger; `oculex list` shows the systems")
+        results = (
+            ledger.merged(self.out)
+            if self.ledger
+            else judge_claims(self.names, all_systems=self.all, out=self.out, budget=self.budget)
+        )
+        if self.json:
+            _print_json(results)
+            return
+        for result in results:
+            print(f"{result['system']} / {result['name']}: {result['verdict']}\n  {result['statement']}")
+            print(f"  paper: {result['paper']}")
+            for arm, value in result["arms"].items():
+                print(f"  {arm:<24} {_estimate(value)}")
+            print(f"  effect ({result['compare']}) {_estimate(result['effect'])}\n")
+        if self.ledger:
+            from oculex.report.ledger import write_ledger
+
+            self.out.mkdir(parents=True, exist_ok=True)
+            write_ledger(results, self.out / "ledger.html")
+            print(f"page: {self.out / 'ledger.html'}")
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Write embeddings of images or texts to a Parquet file: id, embedding."""
+
+    run_folder: Run
+    out: Out
+    images: Annotated[
+        str | None, arg(metavar="PATH", help="Images: any source that `oculex train --data` reads.")
+    ] = None
+    texts: Annotated[Path | None, arg(metavar="FILE", help="Texts, one a line.")] = None
+    device: Device = "auto"
+
+    def run(self) -> None:
+        from oculex import runs
+
+        count = runs.embed(
+            self.run_folder, self.out, images=self.images, texts=self.texts, device=self.device
+        )
+        print(f"{count} embeddings in {self.out}")
+
+
+@dataclass(frozen=True)
+class Index:
+    """Make a searchable index of images."""
+
+    run_folder: Run
+    images: Annotated[str, arg(metavar="PATH", help="Images: any source that `oculex train --data` reads.")]
+    out: Out
+    device: Device = "auto"
+
+    def run(self) -> None:
+        from oculex import runs
+
+        count = runs.index(self.run_folder, self.images, self.out, device=self.device)
+        print(f'{count} images indexed; try: oculex search {self.out} "a red ball"')
+
+
+@dataclass(frozen=True)
+class Search:
+    """Find the images of an index that fit a text."""
+
+    index: Annotated[Positional[Path], arg(metavar="INDEX", help="As `oculex index` made it.")]
+    query: Annotated[Positional[str], arg(metavar="TEXT")]
+    k: Annotated[int, arg(aliases=("-k",), help="How many.")] = 10
+    json: Json = False
+
+    def run(self) -> None:
+        from oculex import runs
+
+        hits = runs.search(self.index, self.query, self.k)
+        if self.json:
+            _print_json(hits)
+            return
+        for hit in hits:
+            print(f"{hit['score']:.4f}  {hit['id']}")
+
+
+@dataclass(frozen=True)
+class Export:
+    """Export a run's model to a format that other tools open; prints how exactly it agrees."""
+
+    run_folder: Run
+    out: Annotated[Positional[Path], arg(metavar="OUT")]
+    to: Annotated[Literal["open_clip", "transformers", "onnx"], arg(help="Format.")]
+
+    def run(self) -> None:
+        from oculex import export
+
+        for parity in export.export_run(self.run_folder, self.to, self.out):
+            print(
+                f"{parity.name:<20} largest absolute difference {parity.max_abs_error:.1e} over {parity.n} values"
+            )
+        print(f"exported to {self.out}")
+
+
+@dataclass(frozen=True)
+class Import:
+    """Make a run of published weights, so that they can be evaluated, searched and trained on here."""
+
+    model: Annotated[Positional[str], arg(metavar="MODEL", help="Name, file or folder.")]
+    out: Out
+    from_: Annotated[Literal["open_clip", "transformers"], arg(name="from", help="Whose format.")]
+    pretrained: Annotated[str, arg(help="open_clip's tag or a weights file.")] = ""
+    allow_pickle: Annotated[
+        bool, arg(help="Accept weights that are not safetensors; only from people you trust.")
+    ] = False
+
+    def run(self) -> None:
+        from oculex import export
+
+        for parity in export.import_run(
+            self.from_, self.model, self.out, pretrained=self.pretrained, allow_pickle=self.allow_pickle
+        ):
+            print(
+                f"{parity.name:<20} largest absolute difference {parity.max_abs_error:.1e} over {parity.n} values"
+            )
+        print(f"imported; try: oculex evaluate {self.out} --on PATH")
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Describe data: how many samples, what each has, sizes, caption lengths, what cannot be read."""
+
+    paths: Annotated[Positional[tuple[str, ...]], arg(metavar="PATH")]
+    json: Json = False
+
+    def run(self) -> None:
+        from oculex.data.inspect import describe
+        from oculex.data.sources import open_source
+
+        shown = {path: describe(open_source(path)) for path in self.paths}
+        if self.json:
+            _print_json(shown)
+            return
+        for path, facts in shown.items():
+            print(path)
+            for key, value in facts.items():
+                print(f"  {key:<18} {_plain(value)}")
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Convert data to webdataset tars or Parquet."""
+
+    path: Annotated[Positional[str], arg(metavar="PATH")]
+    out: Out
+    to: Literal["webdataset", "parquet"] = "webdataset"
+    shard: Annotated[int, arg(help="Samples a file.")] = 10_000
+
+    def run(self) -> None:
+        from oculex.data.convert import convert
+        from oculex.data.sources import open_source
+
+        print(_plain(convert(open_source(self.path), self.out, to=self.to, shard=self.shard)))
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write a run's page, report.html, anew."""
+
+    run_folder: Run
+
+    def run(self) -> None:
+        from oculex import runs
+        from oculex.report.page import write_report
+
+        runs.folder(self.run_folder)
+        print(write_report(self.run_folder))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measure speed side by side with a peer, as a ratio with its spread."""
+
+    name: Annotated[Positional[str], arg(metavar="NAME", help="A benchmark; `oculex bench list` names them.")]
+    json: Json = False
+
+    def run(self) -> None:
+        from oculex import bench
+
+        if self.name == "list":
+            for name, about in bench.names().items():
+                print(f"{name:<22} {about}")
+            return
+        result = bench.run(self.name)
+        if self.json:
+            _print_json(result)
+        else:
+            print("\n".join(f"{key:<24} {_plain(value)}" for key, value in result.items()))
+
+
+_DATA = {"inspect": Inspect, "convert": Convert}
+COMMANDS: dict[str, Any] = {
+    "list": List,
+    "show": Show,
+    "train": Train,
+    "resume": Resume,
+    "evaluate": Evaluate,
+    "compare": Compare,
+    "race": Race,
+    "claim": Claim,
+    "embed": Embed,
+    "index": Index,
+    "search": Search,
+    "export": Export,
+    "import": Import,
+    "data": _DATA,
+    "report": Report,
+    "bench": Bench,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the ``oculex`` command."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _parse(arguments).run()
+    except UserError as error:
+        print(f"oculex: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except BrokenPipeError:  # the reader, such as `head`, has had enough
+        sys.stderr.close()
+        raise SystemExit(0) from None
+
+
+def _parse(arguments: list[str]) -> Any:
+    """The command with its values. tyro explains a mistake in a box; here it becomes one line."""
+    said = io.StringIO()
+    table, prog = COMMANDS, "oculex"
+    if arguments[:1] == ["data"]:
+        table, prog, arguments = _DATA, "oculex data", arguments[1:]
+    elif arguments and arguments[0] in table:  # only this command's parser is built
+        table = {arguments[0]: table[arguments[0]]}
+    kinds: Any = [
+        Annotated[cls if not isinstance(cls, dict) else _Data, subcommand(name)]
+        for name, cls in table.items()
+    ]
+    try:
+        with contextlib.redirect_stderr(said):
+            if len(kinds) == 1:
+                name = next(iter(table))
+                return tyro.cli(kinds[0], prog=f"{prog} {name}", args=arguments[1:], config=_CONFIG)
+            about = (
+                "One bench for vision-language pretraining. `oculex COMMAND --help` explains each command."
+            )
+            anything: Any = Union.__getitem__(tuple(kinds))
+            return tyro.cli(
+                anything,
+                prog=prog,
+                args=arguments or ["--help"],
+                description=about,
+                config=_CONFIG,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        lines = [re.sub(r"[│╭╮╰╯─•]", " ", line).strip() for line in said.getvalue().splitlines()]
+        text = "; ".join(line for line in lines[1:] if line and "full helptext" not in line)
+        raise UserError(
+            f"{text}; see `{prog}{' ' + next(iter(table)) if len(kinds) == 1 else ''} --help`"
+        ) from None
+
+
+_CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Inspect or convert data: `oculex data inspect|convert PATH`."""
+
+
+def _finish(run: Path) -> None:
+    """What was learnt, and what to type next."""
+    from oculex.report.page import write_report
+    from oculex.training.folder import RunFolder, read_lines
+
+    write_report(run)
+    last = list(read_lines(RunFolder(run).evaluations))
+    if last:
+        _print_metrics(last[-1]["metrics"])
+    print(
+        f"\nrun: {run}\nreport: {run / 'report.html'}\n"
+        f"next: oculex evaluate {run}\n"
+        f'      oculex index {run} --images PATH -o my.index && oculex search my.index "a red ball"\n'
+        f"      oculex export {run} OUT --to open_clip"
+    )
+
+
+def _print_metrics(metrics: dict[str, Any], signed: bool = False) -> None:
+    width = max(map(len, metrics), default=0)
+    for name, estimate in metrics.items():
+        print(f"{name:<{width}}  {_estimate(estimate, signed)}")
+
+
+def _estimate(e: dict[str, Any], signed: bool = False) -> str:
+    sign = "+" if signed else ""
+    n = f"  n={e['n']}" if "n" in e else ""
+    return f"{e['value']:{sign}.4g}  [{e['low']:{sign}.4g}, {e['high']:{sign}.4g}]{n}"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+    return str(value)
+
+
+def _print_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=False, default=str)
+    print()

@@ -1,0 +1,202 @@
+"""The embedded world as a source: scenes are rendered once and kept, so that training never waits for them."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from oculex.contracts import Sample, UserError
+from oculex.data.order import generator
+from oculex.data.sources.files import cache_folder, digest
+from oculex.world import (
+    DOMAINS,
+    LANGUAGES,
+    STYLES,
+    SceneConfig,
+    caption,
+    class_names,
+    class_of,
+    make_scene,
+    render_batch,
+)
+
+SIZES = {"train": 16_000, "test": 2_000}
+_CHUNK = 500
+
+
+@dataclass(frozen=True)
+class WorldSpec:
+    """world:key=value,... Equal specs give equal samples on every machine."""
+
+    scenes: int = 0
+    """0: 16,000 for training, 2,000 for testing."""
+    size: int = 64
+    """Pixels a side."""
+    split: str = "train"
+    seed: int = 0
+    domain: str = "studio"
+    tail: float = 0.0
+    """Zipf exponent of the concepts' frequencies; 0: all equally often."""
+    style: str = "alt"
+    language: str = "en"
+    captions: int = 3
+    """Of each scene."""
+
+    def config(self) -> SceneConfig:
+        return SceneConfig(domain=self.domain, concept_tail=self.tail)
+
+    def count(self) -> int:
+        return self.scenes or SIZES[self.split]
+
+
+def parse(spec: str) -> WorldSpec:
+    """Raises UserError that names the unknown key or the value that does not fit."""
+    known: dict[str, Any] = {field.name: type(field.default) for field in fields(WorldSpec)}
+    values: dict[str, Any] = {}
+    for pair in filter(None, spec.partition(":")[2].split(",")):
+        key, _, value = pair.partition("=")
+        if key not in known:
+            raise UserError(f"{spec}: the world has no {key!r}; it has {', '.join(known)}")
+        try:
+            values[key] = known[key](value)
+        except ValueError:
+            raise UserError(f"{spec}: {key} must be {known[key].__name__}, got {value!r}") from None
+    world = WorldSpec(**values)
+    choices: dict[str, Any] = {"split": SIZES, "domain": DOMAINS, "style": STYLES, "language": LANGUAGES}
+    for key, allowed in choices.items():
+        if getattr(world, key) not in allowed:
+            raise UserError(f"{spec}: {key}={getattr(world, key)!r} is not one of {', '.join(allowed)}")
+    if world.scenes < 0 or world.size < 8 or world.captions < 1:
+        raise UserError(f"{spec}: scenes and captions are counts, size is at least 8 pixels")
+    return world
+
+
+class EmbeddedWorld:
+    """Rendered scenes with captions and the subject's class."""
+
+    def __init__(self, world: WorldSpec) -> None:
+        self.world, self.name = world, "world"
+        self.classes = tuple(class_names(world.config()))
+
+    @classmethod
+    def of(cls, spec: str) -> EmbeddedWorld:
+        return cls(parse(spec))
+
+    def held_out(self) -> EmbeddedWorld:
+        """Scenes of the test split, of the same kind."""
+        scenes = min(self.world.scenes, SIZES["test"]) if self.world.scenes else 0
+        return EmbeddedWorld(replace(self.world, split="test", scenes=scenes))
+
+    def fingerprint(self) -> str:
+        return digest([self.world, _version()])
+
+    def __len__(self) -> int:
+        return self.world.count()
+
+    def __getitem__(self, index: int, /) -> Sample:
+        images, texts, labels = self._rendered
+        return {
+            "id": f"{self.world.split}-{index}",
+            "image": images[index],
+            "captions": texts[index],
+            "label": labels[index],
+        }
+
+    @cached_property
+    def _rendered(self) -> tuple[np.ndarray, list[list[str]], list[int]]:
+        folder = cache_folder() / "world" / self.fingerprint()
+        if not folder.exists():
+            _build(self.world, folder)
+        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        rows = [
+            json.loads(line) for line in (folder / "texts.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
+        return images, [row["captions"] for row in rows], [row["label"] for row in rows]
+
+
+@lru_cache(maxsize=1)
+def _version() -> str:
+    """The cache belongs to the code that drew it."""
+    import oculex.world
+
+    folder = Path(oculex.world.__file__).parent
+    return digest([path.read_bytes() for path in sorted(folder.glob("*.py"))])
+
+
+def _build(world: WorldSpec, folder: Path) -> None:
+    """Renders chunk by chunk beside the final folder; a build that was stopped goes on where it was."""
+    from filelock import FileLock
+
+    part = folder.with_name(f".{folder.name}")
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+        with FileLock(str(part) + ".lock"):
+            if folder.exists():
+                return
+            shape = (world.count(), world.size, world.size, 3)
+            path = part / "images.npy"
+            mode: Any = "r+" if path.exists() else "w+"
+            images = np.lib.format.open_memmap(path, mode=mode, dtype=np.uint8, shape=shape)
+            starts = [s for s in range(0, world.count(), _CHUNK) if not (part / f"{s}.jsonl").exists()]
+            for start, (pixels, rows) in zip(starts, _chunks(world, starts), strict=True):
+                images[start : start + len(pixels)] = pixels
+                images.flush()
+                text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+                (part / f"{start}.tmp").write_text(text, encoding="utf-8")
+                (part / f"{start}.tmp").replace(part / f"{start}.jsonl")
+            done = [part / f"{start}.jsonl" for start in range(0, world.count(), _CHUNK)]
+            (part / "texts.jsonl").write_text(
+                "".join(p.read_text(encoding="utf-8") for p in done), encoding="utf-8"
+            )
+            for path in done:
+                path.unlink()
+            part.rename(folder)
+    except OSError as error:
+        raise UserError(
+            f"cannot keep rendered scenes in {folder.parent}: {error}; free space or set OCULEX_CACHE"
+        ) from error
+    finally:
+        Path(str(part) + ".lock").unlink(missing_ok=True)
+        if folder.exists():
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _chunks(world: WorldSpec, starts: list[int]) -> Iterator[tuple[np.ndarray, list[dict[str, Any]]]]:
+    from rich.console import Console
+    from rich.progress import track
+
+    cores = len(os.sched_getaffinity(0))
+    work = partial(_chunk, world)
+    console = Console(file=sys.stderr)
+    about = f"rendering {len(starts) * _CHUNK:,} scenes, once"
+    alone = multiprocessing.current_process().daemon  # a loader's worker may not start processes of its own
+    if len(starts) <= 1 or cores == 1 or alone:
+        yield from map(work, starts)
+        return
+    with ProcessPoolExecutor(cores) as processes:
+        made = processes.map(work, starts)
+        yield from track(made, about, total=len(starts), console=console, disable=not sys.stderr.isatty())
+
+
+def _chunk(world: WorldSpec, start: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    config = world.config()
+    indices = range(start, min(start + _CHUNK, world.count()))
+    scenes = [make_scene(world.seed, index, replace(config, split=world.split)) for index in indices]
+    pixels = render_batch(scenes, world.size, threads=1)
+    rows = []
+    for scene in scenes:
+        rng = generator(world.seed, scene.index, 0xCA)
+        texts = [caption(scene, rng, world.style, world.language) for _ in range(world.captions)]
+        rows.append({"captions": texts, "label": class_of(scene, config)})
+    return pixels, rows

@@ -1,0 +1,260 @@
+"""Embeddings of a source in its evaluation view: read ahead by threads, sharded over ranks, cached."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from oculex.contracts import BadSample, Batch, Source, UserError
+from oculex.data.collate import collate, to
+from oculex.evaluation.cache import Chunk, Item, Store
+from oculex.evaluation.reader import Reader, Texts, digest_of
+
+CHUNK = 1024
+"""Samples per cached chunk: what an interruption can cost."""
+TILE = 32
+"""Images and texts per side of a tile of pairs that are scored together."""
+AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Rows in the order of the source; unreadable samples have none and are listed in ``bad``."""
+
+    values: np.ndarray
+    """float32 [n, D]."""
+    items: tuple[Item, ...]
+    bad: tuple[tuple[str, str], ...]
+
+    @property
+    def ids(self) -> list[str]:
+        return [item.id for item in self.items]
+
+
+def embed(
+    system: Any,
+    source: Source,
+    what: str = "image",
+    *,
+    batch: int = 256,
+    device: torch.device | str | None = None,
+    precision: str = "32-true",
+    cache: Path | None = None,
+    limit: int | None = None,
+) -> tuple[list[str], np.ndarray]:
+    """(ids, float32 [n, D]) of a source's images ("image", "represent") or captions ("text").
+
+    Raises ``UserError`` where a sample cannot be read; ``Embedder`` lists such samples instead.
+    """
+    embedder = Embedder(system, batch=batch, device=device, precision=precision, cache=cache, limit=limit)
+    if what == "text":
+        texts = [(item.id, item.captions) for item in embedder.items(source)]
+        ids = [name for name, captions in texts for _ in captions]
+        return ids, embedder.texts([caption for _, captions in texts for caption in captions])
+    found = {"image": embedder.images, "represent": embedder.represent}[what](source)
+    if found.bad:
+        raise UserError(
+            f"{source.name}: {len(found.bad)} unreadable samples, first {': '.join(found.bad[0])}"
+        )
+    return found.ids, found.values
+
+
+class Embedder:
+    """A system in evaluation mode, asked for embeddings of sources and texts; what was asked once is
+    remembered.
+
+    Under ``torch.distributed`` every rank computes its share of the chunks and receives all of them.
+    """
+
+    def __init__(
+        self,
+        system: Any,
+        *,
+        batch: int = 256,
+        device: torch.device | str | None = None,
+        precision: str = "32-true",
+        workers: int | None = None,
+        cache: Path | None = None,
+        limit: int | None = None,
+    ) -> None:
+        if precision not in AUTOCAST:
+            raise UserError(f"precision {precision!r} is none of {', '.join(AUTOCAST)}")
+        self.system, self.batch, self.precision = system, batch, precision
+        self.device = torch.device(device) if device is not None else next(system.parameters()).device
+        self.workers = workers or min(8, os.cpu_count() or 1)
+        self.cache, self.limit = cache, limit
+        self.model = weights_hash(system)
+        self._known: dict[tuple[str, str, str], Embeddings] = {}
+
+    def images(self, source: Source) -> Embeddings:
+        """Image embeddings in the space shared with text."""
+        return self._embed(source, "image", self.system.encode_image)
+
+    def represent(self, source: Source) -> Embeddings:
+        """Image features for probes."""
+        return self._embed(source, "represent", self.system.represent_image)
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Text embeddings float32 [n, D]; equal texts are computed once."""
+        unique = sorted(set(texts))
+        found = self._embed(Texts(unique), "text", self.system.encode_text)
+        row = {text: n for n, text in enumerate(unique)}
+        return found.values[[row[text] for text in texts]]
+
+    def scores(self, source: Source, texts: Sequence[str]) -> Embeddings:
+        """How well each text fits each image, [images, texts], from a system that looks at pairs."""
+        reader = Reader(Texts(texts), self.system.view)
+        views = [view for _, view in (reader.item(n) for n in range(len(texts)))]
+        tiles = [to(collate(views[n : n + TILE]), self.device) for n in range(0, len(views), TILE)]
+
+        def score(images: Batch) -> Tensor:
+            return torch.cat([self.system.score_texts(images, tile).float() for tile in tiles], 1)
+
+        return self._embed(source, "scores", score, against=digest_of(list(texts)), batch=TILE)
+
+    def items(self, source: Source) -> tuple[Item, ...]:
+        """Ids, labels and captions of the readable samples, without pixels."""
+        reader = Reader(source, lambda sample, rng: {})
+        answers = (reader.attempt(int(n)) for n in self._indices(source))
+        return tuple(answer[0] for answer in answers if not isinstance(answer, BadSample))
+
+    def forget(self) -> list[tuple[str, str]]:
+        """Drops what is remembered; (key, reason) of the unreadable samples among it."""
+        known, self._known = self._known, {}
+        return sorted({entry for found in known.values() for entry in found.bad})
+
+    def _embed(
+        self,
+        source: Source,
+        what: str,
+        function: Callable[[Batch], Tensor],
+        against: str = "",
+        batch: int | None = None,
+    ) -> Embeddings:
+        key = (what, source.fingerprint(), against)
+        if key not in self._known:
+            chunks = self._chunks(source, what, function, against, batch or self.batch)
+            filled = [chunk.values for chunk in chunks if len(chunk.values)] or [np.zeros((0, 0), np.float32)]
+            items = tuple(item for chunk in chunks for item in chunk.items)
+            bad = tuple(entry for chunk in chunks for entry in chunk.bad)
+            if what == "text" and bad:
+                raise UserError(f"text {': '.join(bad[0])}")
+            if len({item.id for item in items}) < len(items):
+                raise UserError(f"{source.name}: several samples have the same id; records need one each")
+            self._known[key] = Embeddings(np.concatenate(filled), items, bad)
+        return self._known[key]
+
+    def _chunks(
+        self, source: Source, what: str, function: Callable[[Batch], Tensor], against: str, batch: int
+    ) -> list[Chunk]:
+        indices = self._indices(source)
+        reader = Reader(source, self.system.view)
+        store = None
+        if self.cache is not None:
+            store = Store(Path(self.cache), self._about(reader, indices, what, against))
+        rank, ranks = _rank()
+        parts = np.array_split(indices, range(CHUNK, len(indices), CHUNK))
+        own: dict[int, Chunk] = {}
+        for number in range(rank, len(parts), ranks):
+            cached = store.get(number) if store else None
+            if cached is not None:
+                own[number] = cached
+        todo = [number for number in range(rank, len(parts), ranks) if number not in own]
+        with _evaluating(self.system, self.device, AUTOCAST[self.precision]):
+            for number, chunk in self._compute(reader, function, {n: parts[n] for n in todo}, batch):
+                own[number] = chunk
+                if store:
+                    store.put(number, chunk)
+        return [chunk for _, chunk in sorted(_gather(own).items())]
+
+    def _compute(
+        self, reader: Reader, function: Callable[[Batch], Tensor], parts: dict[int, np.ndarray], batch: int
+    ) -> Iterator[tuple[int, Chunk]]:
+        jobs = [
+            (number, list(part[n : n + batch]))
+            for number, part in parts.items()
+            for n in range(0, len(part), batch)
+        ]
+        last = {number: n for n, (number, _) in enumerate(jobs)}
+        values: list[np.ndarray] = []
+        items: list[Item] = []
+        bad: list[tuple[str, str]] = []
+        for n, answers in enumerate(reader.ahead([job for _, job in jobs], self.workers)):
+            good = [answer for answer in answers if not isinstance(answer, BadSample)]
+            bad += [(answer.key, answer.reason) for answer in answers if isinstance(answer, BadSample)]
+            if good:
+                items += [item for item, _ in good]
+                inputs = to(collate([view for _, view in good]), self.device)
+                values.append(function(inputs).float().cpu().numpy())
+            number = jobs[n][0]
+            if n == last[number]:
+                rows = np.concatenate(values) if values else np.zeros((0, 0), np.float32)
+                yield number, Chunk(rows, tuple(items), tuple(bad))
+                values, items, bad = [], [], []
+
+    def _indices(self, source: Source) -> np.ndarray:
+        """All samples, or ``limit`` of them: the same random ones for every model, the fewer among the
+        more."""
+        if self.limit is None or self.limit >= len(source) or isinstance(source, Texts):
+            return np.arange(len(source))
+        return np.sort(np.random.default_rng(0).permutation(len(source))[: self.limit])
+
+    def _about(self, reader: Reader, indices: np.ndarray, what: str, against: str) -> dict[str, str]:
+        kind = type(self.system)
+        return {
+            "weights": self.model,
+            "system": f"{kind.__module__}.{kind.__qualname__}",
+            "config": repr(getattr(self.system, "config", None)),
+            "what": what,
+            "against": against,
+            "source": reader.source.fingerprint(),
+            "indices": digest_of(indices),
+            "view": reader.sketch(indices),
+            "precision": self.precision,
+        }
+
+
+def weights_hash(system: nn.Module) -> str:
+    """A digest of the state dict: names, types, shapes and every bit of every tensor."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(system.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _evaluating(system: nn.Module, device: torch.device, autocast: torch.dtype | None) -> Iterator[None]:
+    """Evaluation mode without gradients; every module's own mode (a frozen part stays in eval) comes back."""
+    modes = {module: module.training for module in system.modules()}
+    system.to(device).eval()
+    try:
+        with torch.inference_mode(), torch.autocast(device.type, autocast, enabled=autocast is not None):
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _rank() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def _gather(own: dict[int, Chunk]) -> dict[int, Chunk]:
+    ranks = _rank()[1]
+    if ranks == 1:
+        return own
+    parts: list[Any] = [None] * ranks
+    torch.distributed.all_gather_object(parts, own)
+    return {number: chunk for part in parts for number, chunk in part.items()}

@@ -1,0 +1,62 @@
+"""To and from the libraries that people already use. Every conversion is checked by running both sides."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from oculex import catalog, runs
+from oculex.contracts import UserError
+from oculex.data.assets import RunAssets
+from oculex.export.parity import Parity
+from oculex.training import checkpoint, loop, recipes
+from oculex.training.folder import RunFolder, write_json
+
+TARGETS = ("open_clip", "transformers", "onnx")
+
+
+def export_run(run: Path, to: str, out: Path) -> list[Parity]:
+    """Writes the run's model to ``out`` in another library's format; how exactly both agree.
+
+    Raises UserError where the library cannot hold the model, is not installed, or differs by more than 1e-4.
+    """
+    from oculex.systems.contrastive.clip import CLIP
+
+    if to not in TARGETS:
+        raise UserError(f"cannot export to {to!r}; known: {', '.join(TARGETS)}")
+    opened = RunFolder.open(run)
+    system: Any = runs.load(run)
+    if not isinstance(system, CLIP):
+        raise UserError(f"{to} has no format for {loop.load_recipe(opened).system}; it holds CLIP models")
+    tokenizer = RunAssets(opened.assets, None).tokenizer(system.config.tokenizer)
+    return _module(to).export(system, tokenizer, out)
+
+
+def import_run(
+    kind: str, model: str, out: Path, pretrained: str = "", allow_pickle: bool = False
+) -> list[Parity]:
+    """Makes a run folder of published weights, evaluated and trained on like any other."""
+    module = _module(kind)
+    config, weights, peer = (
+        module.load(model, pretrained, allow_pickle) if kind == "open_clip" else module.load(model)
+    )
+    folder = RunFolder.create(out)
+    assets = RunAssets(folder.assets, None)
+    plugin = catalog.load("clip")
+    system: Any = plugin.system.build(config, assets)
+    checkpoint.load_weights(system, weights, Path(model))
+    recipe = recipes.preset(plugin, "clip", "vit_b_32")
+    recipe = recipes.change(recipe, {"data.sources": ["world"], "budget": "1steps"})
+    tree = recipes.to_tree(recipe) | {"model": vars(config), "preset": "imported"}
+    write_json(folder.recipe, tree)
+    state = {"groups": [], "average_updates": 0, "scaler": None, "skips": [], "seen": 0, "lost": 0}
+    checkpoint.save(folder, 0, state, {"weights": system.state_dict()}, keep=1)
+    return module.compare(system.eval(), assets.tokenizer(config.tokenizer), peer)
+
+
+def _module(kind: str) -> Any:
+    try:
+        return importlib.import_module(f"oculex.export.{kind}")
+    except ImportError as error:
+        raise UserError(f"{kind} is not installed; pip install 'oculex[{kind.replace('_', '')}]'") from error

@@ -1,0 +1,161 @@
+"""How numbers are written for people: what a metric is called, whether it is a share, what chance gives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+TASKS = {
+    "zeroshot": "Zero-shot classification",
+    "retrieval": "Retrieval",
+    "knn": "Nearest neighbours",
+    "probe": "Linear probe",
+}
+DIRECTIONS = {"image_to_text": "image to text", "text_to_image": "text to image"}
+SHARES = {
+    "top1": "top-1 accuracy",
+    "top5": "top-5 accuracy",
+    "mean_per_class": "accuracy, mean over classes",
+    "unparsed": "without an answer",
+    "single_prompt_top1": "top-1, first prompt alone",
+    "ensemble_gain": "gained by the prompt ensemble",
+    "worst_prompt_top1": "top-1, worst prompt",
+    "best_prompt_top1": "top-1, best prompt",
+    "prompt_spread": "best minus worst prompt",
+    "wrong_image_top1": "top-1 shown another image",
+    "r1": "recall at 1",
+    "r5": "recall at 5",
+    "r10": "recall at 10",
+    "wrong_image_r1": "recall at 1 shown another image",
+    "mean_recall": "mean recall",
+}
+NUMBERS = {"median_rank": "median rank"}
+"""What is not in these tables is shown under its own name, as a plain number."""
+
+Estimate = Mapping[str, Any]
+"""{value, low, high, n}; a bound that is not known is null or infinite."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric's name, taken apart for a reader."""
+
+    name: str
+    set: str
+    task: str
+    direction: str
+    label: str
+    share: bool
+
+    @classmethod
+    def of(cls, name: str) -> Measure:
+        """From "set/task/metric"."""
+        *where, metric = name.split("/")
+        group, task = "/".join(where[:-1]), where[-1] if where else ""
+        direction = next((d for d in DIRECTIONS if metric.startswith(f"{d}_")), "")
+        rest = metric.removeprefix(f"{direction}_") if direction else metric
+        label = SHARES.get(rest) or NUMBERS.get(rest) or rest.replace("_", " ")
+        if direction:
+            label = f"{DIRECTIONS[direction]}, {label}"
+        return cls(name, group, task, direction, label, rest in SHARES)
+
+    @property
+    def heading(self) -> str:
+        """Of its table: set and task."""
+        return " · ".join(filter(None, (self.set, TASKS.get(self.task, self.task))))
+
+    @property
+    def title(self) -> str:
+        """Where it stands alone."""
+        task = TASKS.get(self.task, self.task)
+        return f"{task}, {self.label}" if task else self.label
+
+    def text(self, value: float | None) -> str:
+        return share(value) if self.share else number(value)
+
+    def span(self, estimate: Estimate) -> str:
+        """The interval, its unit once: 58.9 to 63.4 %."""
+        return span(estimate.get("low"), estimate.get("high"), self.share)
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, thousands apart, a true minus sign."""
+    if value is None or math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if value == 0:
+        return "0"
+    if abs(value) >= 1e7 or abs(value) < 1e-3:
+        return f"{value:.2e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e").replace("-", "−")
+    return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}").replace("-", "−")
+
+
+def share(value: float | None) -> str:
+    return f"{_hundred(value)}\u202f%" if known(value) else "–"
+
+
+def span(low: float | None, high: float | None, is_share: bool = False) -> str:
+    """An interval in words; says so where there is none."""
+    if not (known(low) and known(high)):
+        return "no interval"
+    text = _hundred if is_share else number
+    return f"{text(low)} to {text(high)}" + ("\u202f%" if is_share else "")
+
+
+def known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _hundred(value: float | None) -> str:
+    per_cent = 100 * (value or 0.0)
+    return f"{per_cent:.{2 if 0 < abs(per_cent) < 1 else 1}f}".replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    """2 min 30 s; 1 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 else "")
+    return f"{whole // 3600:,} h" + (f" {whole % 3600 // 60:02d} min" if whole % 3600 // 60 else "")
+
+
+def chance(
+    measure: Measure, metrics: Mapping[str, Estimate], classes: Mapping[tuple[str, str], int]
+) -> float | None:
+    """What an answer by chance gives: from the evaluation where it says so, or 1 of the set's classes."""
+    where, metric = measure.name.rpartition("/")[::2]
+    rest = metric.removeprefix(f"{measure.direction}_")
+    for sibling in (
+        f"{measure.direction}_chance_{rest}" if measure.direction else f"chance_{rest}",
+        "chance",
+    ):
+        found = metrics.get(f"{where}/{sibling}")
+        if found is not None and (sibling != "chance" or rest in ("top1", "accuracy")):
+            return found["value"]
+    count = classes.get((measure.set, measure.task))
+    among = {"top1": 1, "mean_per_class": 1, "top5": 5}.get(rest)
+    return min(1.0, among / count) if count and among else None
+
+
+def is_chance(name: str) -> bool:
+    """Whether a metric is what chance gives, and so is shown beside another one."""
+    metric = name.rpartition("/")[2]
+    return "chance" in metric.split("_")
+
+
+def headlines(metrics: Mapping[str, Estimate], most: int = 4) -> list[str]:
+    """The first metric of each set, task and direction: evaluations name their headline first."""
+    first: dict[tuple[str, str, str], str] = {}
+    undirected = set()
+    for name in metrics:
+        m = Measure.of(name)
+        if is_chance(name) or (not m.direction and (m.set, m.task) in undirected):
+            continue
+        undirected.add((m.set, m.task))
+        first.setdefault((m.set, m.task, m.direction), name)
+    return list(first.values())[:most]

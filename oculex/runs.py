@@ -1,0 +1,312 @@
+"""Runs: train, go on, load, evaluate, compare, embed, search. The one place that joins training with evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from oculex import catalog
+from oculex.contracts import EncodesImages, EncodesText, Recipe, Source, System, UserError
+from oculex.data.assets import RunAssets
+from oculex.data.sources import open_source
+from oculex.evaluation import EvalSet, Evaluation
+from oculex.evaluation import compare as compare_tables
+from oculex.evaluation import evaluate as evaluate_system
+from oculex.evaluation import records as tables
+from oculex.training import checkpoint, loop, plan, recipes
+from oculex.training.folder import RunFolder, read_json, write_json
+
+# ------------------------------------------------------------------------------------------- training
+
+
+def customised(
+    recipe: Recipe,
+    data: Sequence[str] = (),
+    budget: str | None = None,
+    seed: int | None = None,
+    changes: Mapping[str, Any] | Sequence[str] = (),
+) -> Recipe:
+    """A preset's recipe with a user's choices."""
+    named = {"data.sources": list(data) or None, "budget": budget, "seed": seed}
+    recipe = recipes.change(recipe, {key: value for key, value in named.items() if value is not None})
+    return recipes.change(recipe, changes) if changes else recipe
+
+
+def train(
+    system: str,
+    preset: str = "tiny",
+    data: Sequence[str] = (),
+    out: Path | None = None,
+    budget: str | None = None,
+    seed: int | None = None,
+    changes: Mapping[str, Any] | Sequence[str] = (),
+    quiet: bool = False,
+) -> RunFolder:
+    """Trains a catalog system and evaluates it; the run's folder."""
+    name = catalog.find(system).name
+    recipe = customised(recipes.preset(catalog.load(name), name, preset), data, budget, seed, changes)
+    out = out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return start(recipe, out, quiet=quiet)
+
+
+def start(recipe: Recipe, out: Path, quiet: bool = False) -> RunFolder:
+    """Trains a recipe into a new run folder."""
+    return loop.start(recipe, out, _Evaluator(recipe, RunFolder(out)), quiet)
+
+
+def resume(run: Path, skip_batch: bool = False, quiet: bool = False) -> RunFolder:
+    """Goes on with a run from its last checkpoint."""
+    opened = RunFolder.open(run)
+    loop.resume(opened, _Evaluator(loop.load_recipe(opened), opened), quiet, skip_batch)
+    return opened
+
+
+class _Evaluator:
+    """What the loop calls: metrics of the system on the run's evaluation sets. Only the last one keeps records."""
+
+    def __init__(self, recipe: Recipe, folder: RunFolder) -> None:
+        self.recipe, self.folder = recipe, folder
+
+    def __call__(self, system: System, pool: plan.Pool, step: int, final: bool) -> dict[str, Any]:
+        found = _sets(self.recipe.evaluation.on, pool)
+        if not found:
+            return {}
+        limit = None if final else self.recipe.evaluation.limit
+        result = evaluate_system(
+            system,
+            found,
+            device=next(system.parameters()).device,  # type: ignore[attr-defined]
+            cache=None,
+            limit=limit,
+            tasks=self.recipe.evaluation.tasks,
+            precision=self.recipe.precision,
+        )
+        if final:
+            _keep(self.folder, f"step-{step:09d}", result)
+        return _json(result.metrics)
+
+
+def _sets(on: Sequence[str], pool: plan.Pool) -> dict[str, EvalSet]:
+    """Named sources, or what the training data held out; probes are fitted on the training part."""
+    if on:
+        opened = [open_source(spec) for spec in on]
+        return {
+            name: EvalSet(name, source, None) for name, source in zip(_slugs(opened), opened, strict=True)
+        }
+    names = _slugs(pool.held_out)
+    paired = dict(zip([source.name for source in pool.train], pool.train, strict=True))
+    return {n: EvalSet(n, held, paired.get(held.name)) for n, held in zip(names, pool.held_out, strict=True)}
+
+
+def _slugs(sources: Sequence[Source]) -> list[str]:
+    """Short unique names for metrics: the last part of a path."""
+    names: list[str] = []
+    for source in sources:
+        base = (
+            re.sub(r"[^\w.-]+", "-", source.name.split(":")[0].rstrip("/").rsplit("/", 1)[-1]).strip("-")
+            or "data"
+        )
+        names.append(base if base not in names else f"{base}-{len(names)}")
+    return names
+
+
+def _keep(folder: RunFolder, name: str, result: Evaluation) -> Path:
+    path = folder.records / f"{name}.parquet"
+    result.table.write(path)
+    write_json(folder.records / f"{name}.json", {"metrics": _json(result.metrics), "records": str(path)})
+    return path
+
+
+def _json(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: asdict(estimate) for name, estimate in metrics.items()}
+
+
+# -------------------------------------------------------------------------------------- finished runs
+
+
+def folder(run: Path) -> RunFolder:
+    """The run's folder; raises UserError where there is none."""
+    return RunFolder.open(Path(run))
+
+
+def load(run: Path | str, device: str = "cpu") -> System:
+    """The system of a run with the weights of its last checkpoint (the averaged ones where it has them)."""
+    opened = RunFolder.open(Path(run))
+    recipe = loop.load_recipe(opened)
+    saved = checkpoint.latest(opened)
+    if saved is None:
+        raise UserError(f"{run} has no whole checkpoint; `oculex resume {run}` trains it")
+    system: Any = catalog.load(recipe.system).system.build(recipe.model, RunAssets(opened.assets, None))
+    name = "average" if (saved / "average.safetensors").exists() else "weights"
+    checkpoint.load_weights(system, checkpoint.tensors(saved, name), saved)
+    return system.to(torch.device(resolve(device))).eval()
+
+
+def resolve(device: str) -> str:
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def parameters(run: Path) -> int:
+    return sum(p.numel() for p in load(run).parameters())  # type: ignore[attr-defined]
+
+
+def evaluate(
+    run: Path | str, on: Sequence[str] = (), limit: int | None = None, device: str = "auto"
+) -> dict[str, Any]:
+    """{"metrics": {name: {value, low, high, n}}, "records": path}. An interrupted evaluation is gone on with."""
+    opened = RunFolder.open(Path(run))
+    recipe = loop.load_recipe(opened)
+    system = load(run, device)
+    pool = plan.Pool((), (), None) if on else plan.open_pool(recipe.data.sources, recipe.data.holdout)
+    found = _sets(tuple(on) or recipe.evaluation.on, pool)
+    if not found:
+        raise UserError(f"{run} held nothing out (data.holdout=0); name a source with --on PATH")
+    result = evaluate_system(
+        system,
+        found,
+        device=resolve(device),
+        cache=opened.records / "cache",
+        limit=limit,
+        precision=recipe.precision,
+    )
+    digest = hashlib.sha256(repr((sorted(on), limit)).encode()).hexdigest()[:8]
+    records = _keep(opened, f"evaluate-{digest}", result)
+    skipped = [{"set": name, "id": key, "reason": reason} for name, key, reason in result.skipped]
+    return {"metrics": _json(result.metrics), "records": str(records), "skipped": skipped}
+
+
+def last_records(opened: RunFolder) -> Path:
+    """The newest record table of a run."""
+    found = sorted(opened.records.glob("*.parquet"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise UserError(f"{opened.path} has no records; `oculex evaluate {opened.path}` makes them")
+    return found[-1]
+
+
+def compare(runs: Sequence[Path]) -> dict[str, Any]:
+    """Paired differences of each run to the first, on the items that both answered."""
+    first, *others = [tables.read(last_records(RunFolder.open(run))) for run in runs]
+    differences = {
+        str(run): _json(compare_tables(other, first)) for run, other in zip(runs[1:], others, strict=True)
+    }
+    return {"base": str(runs[0]), "differences": differences}
+
+
+def describe(name: str) -> dict[str, Any]:
+    """What `oculex show` prints: from the catalog, and from the system's file where there is one."""
+    row = catalog.find(name)
+    shown = dataclasses.asdict(row) | {
+        "status": catalog.status(row),
+        "about": row.claim,
+        "presets": {},
+        "claims": [],
+    }
+    if not catalog.has_code(row):
+        return shown
+    plugin = catalog.load(name)
+    module = __import__(row.module, fromlist=["_"])
+    shown["about"] = (module.__doc__ or "").strip()
+    for preset in plugin.presets:
+        recipe = recipes.preset(plugin, name, preset)
+        with torch.device("meta"):
+            system: Any = plugin.system.build(recipe.model, RunAssets(Path(), None))
+        count = sum(p.numel() for p in system.parameters())
+        shown["presets"][preset] = {"parameters": count, "budget": recipe.budget, "batch": recipe.batch}
+    shown["claims"] = [dataclasses.asdict(claim) for claim in plugin.claims]
+    return shown
+
+
+# -------------------------------------------------------------------------------- embeddings and search
+
+
+def embed(
+    run: Path, out: Path, images: str | None = None, texts: Path | None = None, device: str = "auto"
+) -> int:
+    """Writes id and embedding of every image or text to a Parquet file; how many."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if (images is None) == (texts is None):
+        raise UserError("give either --images PATH or --texts FILE")
+    system = load(run, device)
+    ids, values = _embedded(system, images=images, texts=texts, device=resolve(device))
+    column = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel(), pa.float32()), values.shape[1])
+    part = out.with_name(f".{out.name}.part")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"id": ids, "embedding": column}), part)
+    part.replace(out)
+    return len(ids)
+
+
+def _embedded(
+    system: Any, images: str | None, texts: Path | None, device: str
+) -> tuple[list[str], np.ndarray]:
+    from oculex.evaluation.embed import embed as embed_source
+
+    wanted, capability = ("image", EncodesImages) if texts is None else ("text", EncodesText)
+    if not isinstance(system, capability):
+        raise UserError(f"this system does not encode {wanted}s; `oculex show` tells what it can do")
+    source = open_source(images) if images is not None else _Texts(texts)  # type: ignore[arg-type]
+    return embed_source(system, source, wanted, device=device)
+
+
+class _Texts:
+    """Lines of a text file as samples."""
+
+    classes: tuple[str, ...] = ()
+
+    def __init__(self, path: Path) -> None:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"cannot read {path}: {error}; give a UTF-8 text file, one text a line"
+            ) from error
+        self.name, self.lines = str(path), [line.strip() for line in text.splitlines() if line.strip()]
+        if not self.lines:
+            raise UserError(f"{path} has no text; give one text a line")
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256("\n".join(self.lines).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, index: int, /) -> dict[str, str]:
+        return {"id": self.lines[index], "caption": self.lines[index]}
+
+
+def index(run: Path, images: str, out: Path, device: str = "auto") -> int:
+    """Writes a folder with unit-norm image embeddings, their ids, and which run answers queries; how many."""
+    ids, values = _embedded(load(run, device), images=images, texts=None, device=resolve(device))
+    out.mkdir(parents=True, exist_ok=True)
+    np.save(
+        out / "embeddings.npy", values / np.linalg.norm(values, axis=1, keepdims=True), allow_pickle=False
+    )
+    write_json(out / "index.json", {"run": str(Path(run).resolve()), "images": images, "ids": ids})
+    return len(ids)
+
+
+def search(index: Path, query: str, k: int = 10) -> list[dict[str, Any]]:
+    """The k best images: [{id, score}], score the cosine similarity."""
+    if not (index / "index.json").is_file():
+        raise UserError(f"{index} is not an index; `oculex index RUN --images PATH -o {index}` makes one")
+    facts = read_json(index / "index.json")
+    system: Any = load(facts["run"])
+    from oculex.data.collate import collate
+
+    with torch.no_grad():
+        text = system.encode_text(collate([system.view({"id": "query", "caption": query}, None)]))[0].float()
+    values = np.load(index / "embeddings.npy", mmap_mode="r", allow_pickle=False)
+    scores = values @ (text / text.norm()).numpy()
+    best = np.argsort(-scores)[:k]
+    return [{"id": facts["ids"][i], "score": float(scores[i])} for i in best]
