@@ -51,15 +51,22 @@ def _box(
 
 
 def resize_center_crop(image: bytes | Array, size: int, key: str = "") -> Array:
-    """The shorter side resized to ``size``, then the middle square: CLIP's evaluation view."""
+    """The shorter side resized to ``size``, then the middle square: CLIP's evaluation view.
+
+    Resized and cut in one pass, with torchvision's rounding of the resized size and of the middle.
+    """
     picture = opened(image, key, at_least=size)
-    width, height = picture.size
-    short = min(width, height)
-    left, top = (width - short) // 2, (height - short) // 2
-    return _resized(picture, (left, top, left + short, top + short), size)
+    short = min(picture.size)
+    resized = [int(size * side / short) for side in picture.size]
+    starts = [round((side - size) / 2) for side in resized]
+    (x0, x1), (y0, y1) = (
+        (start * full / side, (start + size) * full / side)
+        for start, side, full in zip(starts, resized, picture.size, strict=True)
+    )
+    return _resized(picture, (x0, y0, x1, y1), size)
 
 
-def _resized(picture: Image.Image, box: tuple[int, int, int, int], size: int) -> Array:
+def _resized(picture: Image.Image, box: tuple[float, float, float, float], size: int) -> Array:
     if box != (0, 0, size, size) or picture.size != (size, size):
         picture = picture.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
     return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
