@@ -178,7 +178,7 @@ def thin(points: Iterable[Point]) -> list[tuple[float, ...]]:
     kept = sorted((tuple(map(float, p)) for p in points if all(map(math.isfinite, p))), key=lambda p: p[0])
     if len(kept) <= POINTS:
         return kept
-    out = []
+    out: list[tuple[float, ...]] = []
     for bucket in np.array_split(np.array(kept), POINTS):
         x, y = bucket[:, 0].mean(), bucket[:, 1].mean()
         band = bucket[:, 2:].mean(0) if bucket.shape[1] == 4 else (bucket[:, 1].min(), bucket[:, 1].max())

@@ -2,150 +2,212 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
-
 from oculex import catalog
-from oculex.report import charts
+from oculex.report import charts, commands, confusion, gallery
+from oculex.report.html import render, svg
+from oculex.report.measures import (
+    Estimate,
+    Measure,
+    chance,
+    duration,
+    headlines,
+    is_chance,
+    known,
+    share,
+)
 from oculex.training.folder import RunFolder, read_json, read_lines, write_text
 
-_ENV = Environment(loader=PackageLoader("oculex.report"), autoescape=True, trim_blocks=True)
-_CURVES = {
-    "loss": "loss",
-    "lr": "learning rate",
-    "samples_per_s": "samples per second",
-    "data_wait": "share of time waiting for data",
-}
+Lines = Sequence[Mapping[str, Any]]
 
-
-def render(template: str, **values: Any) -> str:
-    return _ENV.get_template(template).render(**values)
+SKIPPED = 50
+_ELSEWHERE = ("step", "samples", "seconds", "time", "loss", "samples_per_s", "data_wait")
+"""Keys of a logged step that are axes, or have a chart of their own."""
+_NAMES = {"lr": "learning rate", "grad_norm": "gradient norm", "scale": "logit scale"}
 
 
 def write_report(run: Path) -> Path:
-    """Writes RUN/report.html from the run's files; returns its path."""
-    folder = RunFolder.open(run)
+    """Writes RUN/report.html from the run's files; returns its path. What a run lacks, its page leaves out."""
+    folder = RunFolder.open(Path(run))
     recipe, lines = read_json(folder.recipe), list(read_lines(folder.metrics))
-    evaluations = list(read_lines(folder.evaluations))
-    last = evaluations[-1]["metrics"] if evaluations else {}
-    row = catalog.find(recipe["system"])
+    evaluations = [line for line in read_lines(folder.evaluations) if line["metrics"]]
+    metrics, tables = _metrics(folder, evaluations), confusion.tables(folder.records)
+    classes = confusion.classes(tables)
+    machine = folder.path / "machine.json"
+    where = commands.flat(read_json(machine)) if machine.is_file() else {}
+    changes = commands.changed(recipe)
     page = render(
         "run.html.j2",
-        title=f"{row.name} on {', '.join(recipe['data']['sources'])}",
-        sentence=_sentence(row, recipe, lines),
-        numbers=_headlines(last),
-        curves=_curves(lines),
-        learning=_learning(evaluations),
-        metrics=[_metric(name, estimate) for name, estimate in last.items()],
-        gallery=_gallery(folder),
-        confusion=_confusion(folder),
-        skipped=list(read_lines(folder.skipped)),
-        commands=f"oculex train {row.name} --preset {recipe['preset']} --seed {recipe['seed']}\n"
-        f"oculex evaluate {run}\noculex index {run} --images PATH -o my.index\noculex export {run} OUT --to open_clip",
-        recipe=json.dumps(recipe, indent=2, ensure_ascii=False),
-        machine=json.dumps(read_json(folder.path / "machine.json"), indent=2),
+        head=_head(folder, recipe, lines, where),
+        numbers=[_estimate(name, metrics, classes) for name in headlines(metrics)],
+        training=_training(lines),
+        speed=_speed(lines),
+        evaluation=_evaluation(metrics, classes),
+        learning=_learning(evaluations, classes),
+        gallery=gallery.section(folder.path),
+        confusion=confusion.section(tables),
+        skipped=_skipped(list(read_lines(folder.skipped))),
+        recipe=[(name, value, name in changes) for name, value in commands.flat(recipe).items()],
+        changed=len(changes),
+        machine=list(where.items()),
+        reproduce=commands.reproduce(recipe),
+        further=commands.further(folder.path, list(metrics)),
     )
-    write_text(run / "report.html", page)
-    return run / "report.html"
+    write_text(folder.path / "report.html", page)
+    return folder.path / "report.html"
 
 
-def _sentence(row: catalog.Row, recipe: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> str:
-    seen = (
-        f"{lines[-1]['samples']:,} samples in {lines[-1]['seconds']:,.0f} s" if lines else "not trained yet"
+def _head(
+    folder: RunFolder, recipe: Mapping[str, Any], lines: Lines, machine: Mapping[str, str]
+) -> dict[str, str]:
+    rows = {row.name: row for row in (*catalog.ROWS, *catalog.BASELINES)}
+    row, system = rows.get(recipe["system"]), str(recipe["system"])
+    paper = f"{row.title}. {row.authors}, {row.year}." if row else ""
+    place = machine.get("gpu", "null")
+    place = place if place != "null" else f"{machine.get('cores', '?')} CPU cores"
+    seen = "It has not been trained here."
+    if lines:
+        last = lines[-1]
+        time = f" in {duration(last['seconds'])}" if known(last.get("seconds")) else ""
+        seen = f"{last['samples']:,} samples seen{time} on {place}, seed {recipe['seed']}."
+    changed = max(
+        p.stat().st_mtime for p in (folder.recipe, folder.metrics, folder.evaluations) if p.exists()
     )
-    return f"{row.title}. Preset {recipe['preset']}, seed {recipe['seed']}; {seen}."
-
-
-def _headlines(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The first metric of each task, with chance where the evaluation gives it."""
-    seen, out = set(), []
-    for name, estimate in metrics.items():
-        task = name.rsplit("/", 1)[0]
-        if task not in seen and "chance" not in name:
-            seen.add(task)
-            chance = next(
-                (m["value"] for n, m in metrics.items() if n.startswith(task) and "chance" in n), None
-            )
-            out.append(
-                _metric(name, estimate) | {"chance": None if chance is None else charts.number(chance)}
-            )
-    return out[:4]
-
-
-def _metric(name: str, estimate: Mapping[str, Any]) -> dict[str, Any]:
-    bar = (
-        charts.interval(estimate["value"], estimate["low"], estimate["high"]) if estimate["high"] <= 1 else ""
-    )
-    texts = {key: charts.number(estimate[key]) for key in ("low", "high")}
     return {
-        "name": name,
-        "text": charts.number(estimate["value"]),
-        "n": f"{estimate['n']:,}",
-        "bar": Markup(bar),
-        **texts,
+        "title": f"{system}, trained on {_listed(recipe['data']['sources'])}",
+        "paper": paper,
+        "sentence": f"Preset {recipe['preset']}: {seen}",
+        "run": folder.path.resolve().name,
+        "date": f"{datetime.fromtimestamp(changed):%d %B %Y}".lstrip("0"),
     }
 
 
-def _curves(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": about,
-            "svg": Markup(charts.lines({key: [(line["step"], line[key]) for line in lines]}, "step", about)),
-        }
-        for key, about in _CURVES.items()
-        if lines and key in lines[0]
-    ]
+def _listed(sources: Sequence[str]) -> str:
+    names = []
+    for source in sources:
+        path = source.rpartition("@")[0] or source
+        names.append("the embedded world" if path.split(":")[0] == "world" else Path(path).name or path)
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1] if names else "nothing")))
 
 
-def _learning(evaluations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _metrics(folder: RunFolder, evaluations: Lines) -> dict[str, Estimate]:
+    """The run's last evaluation, brought up to date by later `oculex evaluate` of as many items or more."""
+    found: dict[str, Estimate] = dict(evaluations[-1]["metrics"]) if evaluations else {}
+    since = folder.evaluations.stat().st_mtime if evaluations else 0.0
+    later = [path for path in folder.records.glob("*.json") if path.stat().st_mtime >= since]
+    for path in sorted(later, key=lambda path: path.stat().st_mtime):
+        for name, estimate in read_json(path).get("metrics", {}).items():
+            if name not in found or estimate["n"] >= found[name]["n"]:
+                found[name] = estimate
+    return found
+
+
+# ------------------------------------------------------------------------------------------- numbers
+
+
+def _estimate(
+    name: str, metrics: Mapping[str, Estimate], classes: Mapping[tuple[str, str], int]
+) -> dict[str, Any]:
+    m, e = Measure.of(name), metrics[name]
+    by_chance = chance(m, metrics, classes)
+    drawn = m.share and known(e["value"]) and 0 <= e["value"] <= 1
+    low, high = ((e[k] if known(e.get(k)) else e["value"]) for k in ("low", "high"))
+    bar = charts.interval(e["value"], low, high, level=by_chance) if drawn else ""
+    value, _, unit = m.text(e["value"]).partition("\u202f")
+    return {
+        "name": name,
+        "measure": m,
+        "value": value,
+        "unit": unit,
+        "span": m.span(e),
+        "n": f"{e['n']:,}" if e.get("n") is not None else "",
+        "chance": m.text(by_chance) if by_chance is not None else "",
+        "bar": svg(bar),
+    }
+
+
+def _evaluation(
+    metrics: Mapping[str, Estimate], classes: Mapping[tuple[str, str], int]
+) -> list[tuple[str, list[dict[str, Any]]]]:
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for name in metrics:
+        if not is_chance(name):
+            groups.setdefault(Measure.of(name).heading, []).append(_estimate(name, metrics, classes))
+    return list(groups.items())
+
+
+# -------------------------------------------------------------------------------------------- curves
+
+
+def _curve(lines: Lines, key: str) -> list[tuple[float, float]]:
+    return [(line["step"], line[key]) for line in lines if _is_number(line.get(key))]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _training(lines: Lines) -> dict[str, Any] | None:
+    """The loss large, its parts with it; each other scalar a chart of its own."""
+    keys = list(dict.fromkeys(key for line in lines for key in line))
+    if not lines or "loss" not in keys:
+        return None
+    parts = {key.removeprefix("loss/"): _curve(lines, key) for key in keys if key.startswith("loss/")}
+    loss = {"loss": _curve(lines, "loss")} | (parts if len(parts) > 1 else {})
+    others = [key for key in keys if key not in _ELSEWHERE and not key.startswith("loss/")]
+    small = [_chart(lines, key, zero=key in ("lr", "grad_norm")) for key in others]
+    return {"loss": svg(charts.adaptive(loss, "step", "loss")), "others": [c for c in small if c["svg"]]}
+
+
+def _chart(lines: Lines, key: str, **options: Any) -> dict[str, Any]:
+    name = _NAMES.get(key, key.replace("_", " "))
+    return {"name": name, "svg": svg(charts.lines({name: _curve(lines, key)}, "step", name, **options))}
+
+
+def _speed(lines: Lines) -> dict[str, Any] | None:
+    rates, waits = (_curve(lines, key) for key in ("samples_per_s", "data_wait"))
+    if not rates:
+        return None
+    rate = charts.lines({"samples per second": rates}, "step", "samples per second", zero=True)
+    wait = charts.lines({"data wait": waits}, "step", "share of time", share=True, zero=True)
+    return {
+        "rate": f"{median(value for _, value in rates):,.0f}",
+        "wait": share(sum(value for _, value in waits) / len(waits)) if waits else "",
+        "charts": [("Samples per second", svg(rate)), ("Share of time waiting for data", svg(wait))],
+    }
+
+
+def _learning(evaluations: Lines, classes: Mapping[tuple[str, str], int]) -> list[dict[str, Any]]:
     if len(evaluations) < 2:
         return []
-    out = []
-    for name in evaluations[-1]["metrics"]:
-        points = [
-            (e["samples"], *(e["metrics"][name][key] for key in ("value", "low", "high")))
-            for e in evaluations
-            if name in e["metrics"]
-        ]
-        if "chance" not in name and len(points) > 1:
-            out.append({"name": name, "svg": Markup(charts.lines({name: points}, "samples", name))})
-    return out[:6]
+    out, last = [], evaluations[-1]["metrics"]
+    for name in headlines(last, most=6):
+        points = [(e["samples"], *_bounds(e["metrics"][name])) for e in evaluations if name in e["metrics"]]
+        m = Measure.of(name)
+        by_chance = chance(m, last, classes)
+        level = ("chance", by_chance) if by_chance is not None else None
+        drawn = charts.lines({m.label: points}, "samples", m.label, share=m.share, zero=True, level=level)
+        out.append({"name": m.title, "svg": svg(drawn)})
+    return [each for each in out if each["svg"]]
 
 
-def _gallery(folder: RunFolder) -> list[dict[str, Any]]:
-    path = folder.path / "gallery.json"
-    return read_json(path) if path.exists() else []
+def _bounds(e: Estimate) -> tuple[float, ...]:
+    """Value and interval; without one the value alone stands for its bounds."""
+    return tuple(e[key] if known(e.get(key)) else e["value"] for key in ("value", "low", "high"))
 
 
-def _confusion(folder: RunFolder) -> dict[str, Any] | None:
-    from oculex.evaluation.records import read
-
-    found = sorted(folder.records.glob("*.parquet"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        return None
-    table = read(found[-1]).select(task="zeroshot")
-    prompts, controls = table["prompt"], table["control"]
-    pairs = [
-        (str(truth), str(answer))
-        for truth, answer, prompt, control in zip(
-            table["truth"], table["parsed"], prompts, controls, strict=True
-        )
-        if str(prompt) == str(prompts[0]) and str(control) == str(controls[0])
-    ]
-    if not pairs:
-        return None
-    names = sorted({truth for truth, _ in pairs} | {answer for _, answer in pairs})
-    place, totals, counts = {n: i for i, n in enumerate(names)}, Counter(t for t, _ in pairs), Counter(pairs)
-    matrix = [[0.0] * len(names) for _ in names]
-    for (truth, answer), count in counts.items():
-        matrix[place[truth]][place[answer]] = count / totals[truth]
-    wrong = [(truth, answer, count) for (truth, answer), count in counts.most_common() if truth != answer][
-        :15
-    ]
-    return {"classes": len(names), "svg": Markup(charts.heat(matrix, "confusion matrix")), "pairs": wrong}
+def _skipped(lines: Lines) -> dict[str, Any]:
+    reasons = Counter(str(line["reason"]) for line in lines)
+    return {
+        "n": len(lines),
+        "reasons": reasons.most_common(12),
+        "kinds": len(reasons),
+        "first": [(str(line["id"]), str(line["reason"])) for line in lines[:SKIPPED]],
+    }

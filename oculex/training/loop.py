@@ -157,11 +157,8 @@ class Training:
         )
         values = {name: float(value) for name, value in losses.items()}
         if recipe.optimizer.clip_norm is not None:
-            norm = float(
-                self.fabric.clip_gradients(
-                    model, optimizer, max_norm=recipe.optimizer.clip_norm, error_if_nonfinite=False
-                )
-            )  # type: ignore[arg-type]
+            clip = {"max_norm": recipe.optimizer.clip_norm, "error_if_nonfinite": False}
+            norm = float(self.fabric.clip_gradients(model, optimizer, **clip))  # type: ignore[arg-type]
         else:
             norm = float(nn.utils.get_total_norm(p.grad for p in model.parameters() if p.grad is not None))
         scaled = recipe.precision == "16-mixed"  # there an infinite norm is the scaler's business

@@ -1,0 +1,70 @@
+"""What to type: to train the same again, and to go on from a run."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from oculex import catalog
+from oculex.contracts import UserError
+
+_OWN_FLAGS = ("system", "preset", "budget", "seed", "data.sources")
+
+
+def reproduce(recipe: Mapping[str, Any]) -> str:
+    """The `oculex train` command of a resolved recipe: its preset, and every field that differs from it."""
+    parts = ["oculex", "train", str(recipe["system"]), "--preset", str(recipe["preset"])]
+    parts += ["--data", *recipe["data"]["sources"], "--budget", str(recipe["budget"])]
+    parts += ["--seed", str(recipe["seed"])]
+    changes = changed(recipe)
+    if changes:
+        parts += ["--set", *(f"{name}={value}" for name, value in changes.items())]
+    return shlex.join(parts)
+
+
+def changed(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """Dotted fields that differ from the preset's, beside those that have flags of their own.
+
+    Empty too where this oculex has no such system or preset any more.
+    """
+    from oculex.training import recipes
+
+    try:
+        plugin = catalog.load(recipe["system"])
+        base = flat(recipes.to_tree(recipes.preset(plugin, recipe["system"], recipe["preset"])))
+    except UserError:
+        return {}
+    return {n: v for n, v in flat(recipe).items() if n not in _OWN_FLAGS and base.get(n) != v}
+
+
+def flat(tree: Mapping[str, Any], where: str = "") -> dict[str, str]:
+    """Dotted names, as `--set` takes them, with values as JSON; lists of records by index."""
+    out: dict[str, str] = {}
+    for key, value in tree.items():
+        name = f"{where}{key}"
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            value = {str(i): item for i, item in enumerate(value)}
+        if isinstance(value, dict) and value:
+            out |= flat(value, f"{name}.")
+        else:
+            out[name] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return out
+
+
+def further(run: Path, metrics: Sequence[str]) -> list[tuple[str, str]]:
+    """(what for, command) of what a run can be used for next."""
+    at = shlex.quote(str(run))
+    steps = [("Ask everything of it that it can do", f"oculex evaluate {at}")]
+    if any("/retrieval/" in name for name in metrics):
+        steps += [
+            ("Search your own pictures", f"oculex index {at} --images PATH -o my.index"),
+            ("", 'oculex search my.index "a red ball"'),
+        ]
+    steps += [
+        ("Use it in other tools", f"oculex export {at} OUT --to open_clip"),
+        ("See whether another run is really better", f"oculex compare {at} OTHER_RUN"),
+    ]
+    return steps
