@@ -61,7 +61,7 @@ def export(system: CLIP, tokenizer: Any, out: Path) -> list[Parity]:
     for name, module, arguments, labels, shapes in jobs:
         path = out / f"{name}.onnx"
         torch.onnx.export(
-            module.eval(), arguments, str(path), input_names=labels, output_names=["embedding"],
+            module.eval(), arguments, str(path), input_names=labels, output_names=[f"{name}_embedding"],
             dynamic_shapes=shapes, dynamo=True, verbose=False, external_data=False,
         )  # fmt: skip
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

@@ -52,4 +52,5 @@ class TextTransformer(nn.Module):
         return self.norm(x)
 
     def forward(self, text: Ragged) -> Float[Tensor, "b d"]:
-        return self.tokens(text)[torch.arange(len(text), device=text.lengths.device), text.lengths - 1]
+        last = (text.lengths - 1)[:, None, None].expand(-1, 1, self.width)
+        return self.tokens(text).gather(1, last)[:, 0]

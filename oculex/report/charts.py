@@ -48,7 +48,7 @@ def lines(
     drawn = {name: points for name, points in drawn.items() if points}
     if not drawn:
         return ""
-    xs = [p[0] for points in drawn.values() for p in points]
+    xs = _from_zero([p[0] for points in drawn.values() for p in points])
     ys = [v for points in drawn.values() for p in points for v in p[1:]] + ([level[1]] if level else [])
     y_ticks = ticks(min(0.0, *ys) if zero else min(ys), max(ys), max(3, size[1] // 60))
     labels = tick_texts(y_ticks, share)
@@ -70,7 +70,7 @@ def lines(
             f'<text class="level" x="{right:.1f}" y="{sy(level[1]) - 5:.1f}" text-anchor="end">{escape(level[0])}</text>'
         )
     parts += [_line(points, i % COLOURS, sx, sy) for i, points in enumerate(drawn.values())]
-    parts += _names(drawn, names, sy, right + 8)
+    parts += _names(drawn, names, sx, sy, right + 8)
     return "".join(parts) + "</svg>"
 
 
@@ -103,7 +103,7 @@ def interval(
     return (
         f'<svg class="interval s{colour % COLOURS}" viewBox="0 0 200 16" aria-hidden="true">'
         f'<path class="grid" d="M5 8H195"/>{tick}<path class="span" d="M{at(low):.1f} 8H{at(high):.1f}"/>'
-        f'<circle class="dot" cx="{at(value):.1f}" cy="8" r="4.5"/></svg>'
+        f'<circle class="dot" cx="{at(value):.1f}" cy="8" r="3"/></svg>'
     )
 
 
@@ -219,7 +219,7 @@ def _x_axis(
     span: tuple[float, float],
     size: tuple[int, int],
 ) -> list[str]:
-    inside = [t for t in ticks(low, high, max(3, size[0] // 110)) if low <= t <= high]
+    inside = [t for t in ticks(low, high, max(3, size[0] // 85)) if low <= t <= high]
     parts = []
     for tick, label in zip(inside, tick_texts(inside), strict=True):
         at = max(span[0], min(sx(tick), size[0] - len(label) * _LETTER / 2))
@@ -246,17 +246,28 @@ def _ends(drawn: Series) -> dict[str, float]:
     return {name: points[-1][1] for name, points in drawn.items()}
 
 
-def _names(drawn: Series, ends: Mapping[str, float], sy: Callable[[float], float], x: float) -> list[str]:
-    """Names at the lines' ends, moved apart where they would touch."""
+def _from_zero(xs: list[float]) -> list[float]:
+    """Counts that begin near 0 are drawn from 0."""
+    return [0.0, *xs] if 0 < min(xs) <= 0.2 * max(xs) else xs
+
+
+def _names(drawn: Series, ends: Mapping[str, float], sx: Callable, sy: Callable, x: float) -> list[str]:
+    """Names beside the lines' ends, moved apart where they would touch; a thin line leads to one that ends early."""
     order = sorted(ends, key=lambda name: sy(ends[name]))
     at: list[float] = []
     for name in order:
         at.append(max(sy(ends[name]) + 4, at[-1] + 14 if at else 0.0))
     colours = {name: i % COLOURS for i, name in enumerate(drawn)}
-    return [
-        f'<text class="name s{colours[name]}" x="{x:.1f}" y="{y:.1f}">{escape(_short(name))}</text>'
-        for name, y in zip(order, at, strict=True)
-    ]
+    parts = []
+    for name, y in zip(order, at, strict=True):
+        end = sx(drawn[name][-1][0])
+        if end < x - 40:
+            path = f"M{end + 5:.1f} {sy(ends[name]):.1f}L{x - 4:.1f} {y - 4:.1f}"
+            parts.append(f'<path class="leader s{colours[name]}" d="{path}"/>')
+        parts.append(
+            f'<text class="name s{colours[name]}" x="{x:.1f}" y="{y:.1f}">{escape(_short(name))}</text>'
+        )
+    return parts
 
 
 def _short(name: str) -> str:

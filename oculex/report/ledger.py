@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from markupsafe import Markup
+
 from oculex.report import charts
 from oculex.report.html import render, svg
 from oculex.report.measures import Measure, known, number, span
@@ -53,7 +55,7 @@ def _shown(claim: Claim) -> dict[str, Any]:
     estimates = (
         [effect] if none is None else [effect, {"value": none}, {"value": claim.get("at_least", none)}]
     )
-    bar = charts.interval(*_triple(effect), scale=_scale(estimates), level=none)
+    bar = _bar(effect, scale=_scale(estimates), level=none)
     return {
         "system": claim["system"],
         "name": claim["name"],
@@ -66,7 +68,7 @@ def _shown(claim: Claim) -> dict[str, Any]:
         "effect": {
             "text": _effect(claim),
             "span": _span(claim),
-            "bar": svg(bar),
+            "bar": bar,
             "kind": claim.get("compare", ""),
         },
         "needed": _needed(claim),
@@ -84,7 +86,7 @@ def _arm(claim: Claim, arm: str, scale: tuple[float, float], colour: int) -> dic
         "span": m.span(estimate),
         "n": estimate.get("n", ""),
         "note": f"{missed} never reached it" if missed else "",
-        "bar": svg(charts.interval(*_triple(estimate), scale=scale, colour=colour)),
+        "bar": _bar(estimate, scale=scale, colour=colour),
     }
 
 
@@ -97,7 +99,7 @@ def _measure(claim: Claim) -> Measure:
 def _unit(claim: Claim) -> str:
     metric = next(iter((claim.get("metrics") or {}).values()), "")
     if claim["measure"] == "samples_to":
-        return f"samples until {Measure.of(metric).label} reaches {number(claim.get('threshold'))}"
+        return f"samples until {Measure.of(metric).label} reaches {Measure.of(metric).text(claim.get('threshold'))}"
     return Measure.of(metric).title if metric else str(claim["measure"])
 
 
@@ -134,10 +136,10 @@ def _needed(claim: Claim) -> str:
     return "" if least is None or none is None or least == none else f"holds above {number(least)}"
 
 
-def _triple(estimate: Mapping[str, Any]) -> tuple[float, float, float]:
-    """Value and bounds; an unknown bound reaches as far as can be."""
-    value, low, high = (estimate.get(key) for key in ("value", "low", "high"))
-    return float(value or 0.0), low if known(low) else -1e300, high if known(high) else 1e300  # type: ignore[return-value]
+def _bar(estimate: Mapping[str, Any], **options: Any) -> Markup:
+    """The interval drawn, where it is known."""
+    bounds = [estimate.get(key) for key in ("value", "low", "high")]
+    return svg(charts.interval(*bounds, **options) if all(map(known, bounds)) else "")  # type: ignore[arg-type]
 
 
 def _scale(estimates: Any) -> tuple[float, float]:

@@ -23,7 +23,7 @@ def write_race(race: Mapping[str, Any], out: Path) -> None:
     seed = f", seed {race['seed']}" if "seed" in race else ""
     page = render(
         "race.html.j2",
-        title=" against ".join(systems),
+        title=_title(list(systems)),
         measure=m,
         said=conclusion(race),
         paired=race.get("conclusion", ""),
@@ -60,6 +60,10 @@ def conclusion(race: Mapping[str, Any]) -> str:
     if close:
         said += f" It cannot be told apart from {_listed(close)}: the intervals overlap."
     return said
+
+
+def _title(names: list[str]) -> str:
+    return " against ".join(names) if len(names) == 2 else f"{_listed(names)}, side by side"
 
 
 def _listed(names: list[str]) -> str:
