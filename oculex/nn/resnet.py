@@ -64,15 +64,17 @@ class AttentionPool(nn.Module):
 class ModifiedResNet(nn.Module):
     """The ResNet of CLIP, section 2.4: ResNet-D's stem and shortcuts, blur pooling, attention pooling.
 
-    ``width`` is that of the first stage; the pooled vector has 32 times as many channels. What the authors call
-    the attention pool's output projection is the system's image projection here, so it carries a bias.
+    ``width`` is that of the first stage; every further stage is twice as wide at half the side, so the published
+    four stages pool 32 * width channels at 1/32 of the image's side. What the authors call the attention pool's output
+    projection is the system's image projection here, so it carries a bias.
     """
 
     projection_bias = True
 
     def __init__(self, size: int, width: int, layers: tuple[int, ...], heads: int) -> None:
         super().__init__()
-        self.width = 32 * width
+        reduction = 2 ** (len(layers) + 1)
+        self.width = reduction * width
         half = width // 2
         self.conv1, self.norm1 = nn.Conv2d(3, half, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(half)
         self.conv2, self.norm2 = nn.Conv2d(half, half, 3, padding=1, bias=False), nn.BatchNorm2d(half)
@@ -86,7 +88,8 @@ class ModifiedResNet(nn.Module):
                 inside = 4 * planes
             stages.append(nn.Sequential(*stage))
         self.stages = nn.ModuleList(stages)
-        self.pool = AttentionPool(size // 32, self.width, heads)
+        self.pool = AttentionPool(size // reduction, self.width, heads)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the layout convolutions are fast in
 
     def tokens(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], tuple[int, int]]:
         """The last stage's map as tokens, and its grid."""
@@ -94,6 +97,7 @@ class ModifiedResNet(nn.Module):
         return features.flatten(2).transpose(1, 2), (features.shape[2], features.shape[3])
 
     def features(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d i j"]:
+        image = image.contiguous(memory_format=torch.channels_last)
         x = F.relu(self.norm1(self.conv1(image)))
         x = F.relu(self.norm2(self.conv2(x)))
         x = F.avg_pool2d(F.relu(self.norm3(self.conv3(x))), 2)

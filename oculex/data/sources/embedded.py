@@ -52,9 +52,11 @@ class WorldSpec:
     language: str = "en"
     captions: int = 3
     """Of each scene."""
+    most: int = 4
+    """Objects in a scene; the fewest is one."""
 
     def config(self) -> SceneConfig:
-        return SceneConfig(domain=self.domain, concept_tail=self.tail)
+        return SceneConfig(domain=self.domain, concept_tail=self.tail, objects=(1, self.most))
 
     def count(self) -> int:
         return self.scenes or SIZES[self.split]
@@ -77,8 +79,8 @@ def parse(spec: str) -> WorldSpec:
     for key, allowed in choices.items():
         if getattr(world, key) not in allowed:
             raise UserError(f"{spec}: {key}={getattr(world, key)!r} is not one of {', '.join(allowed)}")
-    if world.scenes < 0 or world.size < 8 or world.captions < 1:
-        raise UserError(f"{spec}: scenes and captions are counts, size is at least 8 pixels")
+    if world.scenes < 0 or world.size < 8 or world.captions < 1 or not 1 <= world.most <= 8:
+        raise UserError(f"{spec}: scenes and captions are counts, size is at least 8 pixels, most is 1 to 8")
     return world
 
 

@@ -1,0 +1,97 @@
+"""The ledger, the race, and the README's tables."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+
+from oculex import catalog
+from oculex.report.ledger import ledger_markdown, mean_curve, write_ledger
+from oculex.report.race import conclusion, write_race
+from oculex.report.systems_table import systems_markdown
+from tests.report.conftest import HOSTILE, claims, race
+from tests.report.test_page import Opened, text_of
+
+
+def test_the_ledger_tells_each_claim(tmp_path):
+    write_ledger(claims(), tmp_path / "ledger.html")
+    page = (tmp_path / "ledger.html").read_text(encoding="utf-8")
+    said = text_of(page)
+    assert "65.5 % 63.5 to 67.5 % 3" in said
+    assert "+6.2 points 4.1 to 8.3" in said
+    assert "1.55 times" in said
+    assert "0.82 to 2.9" in said
+    assert "samples until top-1 accuracy reaches 40.0 %" in said
+    assert "1 never reached it" in said
+    assert "−0.01 no interval" in said
+    assert "62 % to 81 % on attribution (Table 2)." in said
+    assert HOSTILE not in page
+
+
+def test_an_empty_ledger_is_a_page(tmp_path):
+    write_ledger([], tmp_path / "ledger.html")
+    assert "No claim was judged yet" in text_of((tmp_path / "ledger.html").read_text(encoding="utf-8"))
+
+
+def test_the_markdown_keeps_its_columns():
+    lines = ledger_markdown([claims()[0], claims()[1] | {"statement": "a | b\nc"}, claims()[2]]).splitlines()
+    assert len(lines) == 5
+    assert {line.replace("\\|", "").count("|") for line in lines} == {6}
+    assert "+6.2 points (4.1 to 8.3), 3 seeds | holds" in lines[2]
+    assert "<script" not in lines[4]
+
+
+def test_a_mean_curve_uses_what_all_seeds_have():
+    seeds = [[[10, 0.2], [20, 0.4], [30, 0.9]], [[10, 0.4], [20, 0.8]]]
+    assert mean_curve(seeds) == [(10, pytest.approx(0.3), 0.2, 0.4), (20, pytest.approx(0.6), 0.4, 0.8)]
+
+
+def test_the_conclusion_follows_the_intervals():
+    said = conclusion(race()).replace("\u202f", " ")
+    assert said.startswith("clip ended highest: 63.3 % (95 % interval 61.3 to 65.3 %).")
+    assert "ahead of tips" in said
+    assert "cannot be told apart from negclip" in said
+    apart = copy.deepcopy(race())
+    apart["systems"]["negclip"]["final"] |= {"value": 0.5, "low": 0.48, "high": 0.52}
+    assert "cannot be told apart" not in conclusion(apart)
+    unknown = copy.deepcopy(race())
+    unknown["systems"]["clip"]["final"] |= {"low": -math.inf, "high": math.inf}
+    assert "ahead of" not in conclusion(unknown)
+
+
+def test_the_race_shows_both_axes_and_the_paired_comparison(tmp_path):
+    write_race(race() | {"conclusion": HOSTILE, "seed": 3}, tmp_path / "race.html")
+    page = (tmp_path / "race.html").read_text(encoding="utf-8")
+    said = text_of(page)
+    assert "against seconds of training" in page
+    assert "against samples seen" in page
+    assert "clip, negclip and tips, side by side" in said
+    assert "2,130,000" in said
+    assert "world; 3m each, seed 3." in said
+    assert said.index("clip 63.3 %") < said.index("negclip 61.9 %") < said.index("tips 49.9 %")
+    assert "Compared item by item: <script>" in said
+    assert HOSTILE not in page
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_browser_shows_both_silently(browser, tmp_path, width):
+    write_ledger(claims(), tmp_path / "ledger.html")
+    write_race(race(), tmp_path / "race.html")
+    for name in ("ledger", "race"):
+        opened = Opened(browser, tmp_path / f"{name}.html", width)
+        assert opened.said == []
+        assert opened.own
+        assert opened.overflow() <= 0
+        assert opened.page.evaluate("window.owned") is None
+        opened.page.close()
+
+
+def test_the_systems_table_has_every_numbered_row():
+    lines = systems_markdown().splitlines()[2:]
+    assert len(lines) == len(catalog.ROWS)
+    for line, row in zip(lines, catalog.ROWS, strict=True):
+        cells = [c.strip() for c in line.replace("\\|", "").strip("|").split("|")]
+        assert cells[:2] == [str(row.number), f"`{row.name}`"]
+        assert cells[3:] == [row.family, catalog.status(row)]

@@ -1,0 +1,69 @@
+"""How numbers are written, what chance is, and which number comes first."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from oculex.report.measures import Measure, chance, duration, headlines, is_chance, number, share, span
+from tests.report.conftest import metrics
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.61234, "0.612"), (12345.6, "12,346"), (-3.5, "−3.5"), (2.5e-5, "2.50e−5"), (None, "–"),
+     (math.nan, "–"), (-math.inf, "−∞"), (31_000_000, "3.10e7")],
+)  # fmt: skip
+def test_numbers(value, text):
+    assert number(value) == text
+
+
+def test_shares_and_spans():
+    assert share(0.6117) == "61.2\u202f%"
+    assert share(0.00833) == "0.83\u202f%"
+    assert share(None) == share(math.inf) == "–"
+    assert span(0.589, 0.634, True) == "58.9 to 63.4\u202f%"
+    assert span(3, 4) == "3 to 4"
+    assert span(-math.inf, math.inf) == span(None, 1.0) == "no interval"
+
+
+def test_durations():
+    assert [duration(s) for s in (9.4, 150, 180, 3600, 7505)] == [
+        "9 s",
+        "2 min 30 s",
+        "3 min",
+        "1 h",
+        "2 h 05 min",
+    ]
+
+
+def test_a_name_is_taken_apart():
+    m = Measure.of("my/photos/retrieval/text_to_image_r5")
+    assert (m.set, m.task, m.direction, m.share) == ("my/photos", "retrieval", "text_to_image", True)
+    assert m.title == "Retrieval, text to image, recall at 5"
+    unknown = Measure.of("world/counting/off_by")
+    assert (unknown.label, unknown.share) == ("off by", False)
+    assert unknown.text(0.5) == "0.5"
+
+
+def test_chance_comes_from_the_evaluation_or_the_classes():
+    found, classes = metrics(1.0), {("world", "zeroshot"): 120}
+
+    def of(name):
+        return chance(Measure.of(f"world/{name}"), found, classes)
+
+    assert of("zeroshot/top1") == pytest.approx(1 / 120)
+    assert of("zeroshot/top5") == pytest.approx(5 / 120)
+    assert of("retrieval/text_to_image_r1") == 0.0005
+    assert of("retrieval/text_to_image_r5") is None
+    assert of("zeroshot/unparsed") is None
+    assert chance(Measure.of("other/zeroshot/top1"), found, classes) is None
+
+
+def test_headlines_are_the_first_of_each_question():
+    names = ["world/zeroshot/top1", "world/retrieval/image_to_text_r1", "world/retrieval/text_to_image_r1"]
+    assert headlines(metrics(1.0)) == names
+    assert headlines(metrics(1.0), most=2) == names[:2]
+    assert is_chance("world/retrieval/image_to_text_chance_r1")
+    assert not is_chance("world/retrieval/image_to_text_r1")
