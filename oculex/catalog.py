@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from oculex.catalog_rows import BASELINES as _BASELINES
 from oculex.catalog_rows import ROWS as _ROWS
 from oculex.contracts import UserError
 
@@ -41,7 +42,7 @@ class Row:
 
 
 ROWS: tuple[Row, ...] = tuple(Row(*row) for row in _ROWS)
-BASELINES: tuple[Row, ...] = ()
+BASELINES: tuple[Row, ...] = tuple(Row(None, *row) for row in _BASELINES)
 """Systems that serve as comparison arms and are not among the 108."""
 
 

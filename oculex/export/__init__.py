@@ -10,6 +10,7 @@ from oculex import catalog, runs
 from oculex.contracts import UserError
 from oculex.data.assets import RunAssets
 from oculex.export.parity import Parity
+from oculex.nn.dual_encoder import DualEncoder
 from oculex.training import checkpoint, loop, recipes
 from oculex.training.folder import RunFolder, write_json
 
@@ -21,14 +22,12 @@ def export_run(run: Path, to: str, out: Path) -> list[Parity]:
 
     Raises UserError where the library cannot hold the model, is not installed, or differs by more than 1e-4.
     """
-    from oculex.systems.contrastive.clip import CLIP
-
     if to not in TARGETS:
         raise UserError(f"cannot export to {to!r}; known: {', '.join(TARGETS)}")
     opened = RunFolder.open(run)
     system: Any = runs.load(run)
-    if not isinstance(system, CLIP):
-        raise UserError(f"{to} has no format for {loop.load_recipe(opened).system}; it holds CLIP models")
+    if not isinstance(system, DualEncoder):
+        raise UserError(f"{to} has no format for {loop.load_recipe(opened).system}; it holds dual encoders")
     tokenizer = RunAssets(opened.assets, None).tokenizer(system.config.tokenizer)
     return _module(to).export(system, tokenizer, out)
 

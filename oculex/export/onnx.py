@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from oculex.contracts import UserError
 from oculex.data.collate import Ragged
 from oculex.export.parity import Parity, check, inputs
-from oculex.systems.contrastive.clip import CLIP
+from oculex.nn.dual_encoder import DualEncoder
 
 
 class _Image(nn.Module):
-    def __init__(self, system: CLIP) -> None:
+    def __init__(self, system: DualEncoder) -> None:
         super().__init__()
         self.system = system
 
@@ -24,7 +24,7 @@ class _Image(nn.Module):
 
 
 class _Text(nn.Module):
-    def __init__(self, system: CLIP) -> None:
+    def __init__(self, system: DualEncoder) -> None:
         super().__init__()
         self.system = system
 
@@ -33,7 +33,7 @@ class _Text(nn.Module):
 
 
 @torch.no_grad()
-def export(system: CLIP, tokenizer: Any, out: Path) -> list[Parity]:
+def export(system: DualEncoder, tokenizer: Any, out: Path) -> list[Parity]:
     """image.onnx takes "image" uint8 [B, 3, S, S]; text.onnx "tokens" int64 [B, L] and "lengths" int64 [B]."""
     try:
         import onnxruntime

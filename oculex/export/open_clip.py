@@ -14,7 +14,8 @@ from oculex.contracts import UserError
 from oculex.data.collate import Ragged
 from oculex.export import names
 from oculex.export.parity import Parity, check, inputs
-from oculex.systems.contrastive.clip import CLIP, CLIPConfig
+from oculex.nn.dual_encoder import DualEncoder
+from oculex.systems.contrastive.clip import CLIPConfig
 
 
 def rules(config: CLIPConfig) -> list[names.Rule]:
@@ -132,7 +133,7 @@ def _state(model: str, pretrained: str, allow_pickle: bool) -> dict[str, torch.T
     return open_clip.create_model(model, pretrained=pretrained).state_dict()
 
 
-def export(system: CLIP, tokenizer: Any, out: Path) -> list[Parity]:
+def export(system: DualEncoder, tokenizer: Any, out: Path) -> list[Parity]:
     """Writes a folder that ``open_clip.create_model_and_transforms("local-dir:OUT")`` opens."""
     import open_clip
 
@@ -160,13 +161,13 @@ def export(system: CLIP, tokenizer: Any, out: Path) -> list[Parity]:
 
 
 @torch.no_grad()
-def compare(system: CLIP, tokenizer: Any, peer: Any) -> list[Parity]:
+def compare(system: DualEncoder, tokenizer: Any, peer: Any) -> list[Parity]:
     """Embeddings of both on the same inputs."""
     images, ids = inputs(system.config.image_size, tokenizer, system.config.context)
     tokens = torch.zeros(len(ids), system.config.context, dtype=torch.long)
     for row, each in zip(tokens, ids, strict=True):
         row[: len(each)] = torch.tensor(each)
-    mine = system.encode({"image": images, "tokens": Ragged.of(ids)})
+    mine = system.embed({"image": images, "tokens": Ragged.of(ids)})
     pixels = (images.float() - system.mean.cpu()) / system.std.cpu()
     return [
         check("image embedding", mine["image"], peer.encode_image(pixels, normalize=True)),

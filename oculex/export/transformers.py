@@ -12,7 +12,8 @@ from oculex.data.collate import Ragged
 from oculex.data.text import END, START
 from oculex.export import names
 from oculex.export.parity import Parity, check, inputs
-from oculex.systems.contrastive.clip import CLIP, CLIPConfig
+from oculex.nn.dual_encoder import DualEncoder
+from oculex.systems.contrastive.clip import CLIPConfig
 
 
 def load(folder: str) -> tuple[CLIPConfig, dict[str, torch.Tensor], Any]:
@@ -48,7 +49,7 @@ def load(folder: str) -> tuple[CLIPConfig, dict[str, torch.Tensor], Any]:
     return config, names.join_qkv(names.ours(kept, names.TRANSFORMERS)), peer
 
 
-def export(system: CLIP, tokenizer: Any, out: Path) -> list[Parity]:
+def export(system: DualEncoder, tokenizer: Any, out: Path) -> list[Parity]:
     """Writes a folder that ``CLIPModel.from_pretrained`` and ``CLIPProcessor.from_pretrained`` open."""
     from transformers import CLIPConfig as TheirConfig
     from transformers import CLIPImageProcessor, CLIPModel
@@ -109,10 +110,10 @@ def save_tokenizer(tokenizer: Any, context: int, out: Path) -> None:
 
 
 @torch.no_grad()
-def compare(system: CLIP, tokenizer: Any, peer: Any) -> list[Parity]:
+def compare(system: DualEncoder, tokenizer: Any, peer: Any) -> list[Parity]:
     """Embeddings of both on the same inputs."""
     images, ids = inputs(system.config.image_size, tokenizer, system.config.context)
-    mine = system.encode({"image": images, "tokens": Ragged.of(ids)})
+    mine = system.embed({"image": images, "tokens": Ragged.of(ids)})
     pixels = (images.float() - system.mean.cpu()) / system.std.cpu()
     longest = max(map(len, ids))
     tokens = torch.tensor([each + [tokenizer.end] * (longest - len(each)) for each in ids])

@@ -64,15 +64,27 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm block: x + attention(norm x), then x + mlp(norm x), the mlp four times as wide."""
+    """Pre-norm block: x + attention(norm x), then x + mlp(norm x), the mlp four times as wide.
 
-    def __init__(self, width: int, heads: int, activation: str = "gelu") -> None:
+    ``drop_path`` leaves out each of the two branches for a sample with that probability in training (stochastic
+    depth, Huang et al. 2016) and scales the kept ones up.
+    """
+
+    def __init__(
+        self, width: int, heads: int, activation: str = "gelu", eps: float = 1e-5, drop_path: float = 0.0
+    ) -> None:
         super().__init__()
-        self.norm_1, self.attention = nn.LayerNorm(width), Attention(width, heads)
-        self.norm_2 = nn.LayerNorm(width)
+        self.norm_1, self.attention = nn.LayerNorm(width, eps), Attention(width, heads)
+        self.norm_2 = nn.LayerNorm(width, eps)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.activation = ACTIVATIONS[activation]
+        self.activation, self.drop_path = ACTIVATIONS[activation], drop_path
 
     def forward(self, x: Float[Tensor, "b n d"], causal: bool = False) -> Float[Tensor, "b n d"]:
-        x = x + self.attention(self.norm_1(x), causal)
-        return x + self.down(self.activation(self.up(self.norm_2(x))))
+        x = x + self._dropped(self.attention(self.norm_1(x), causal))
+        return x + self._dropped(self.down(self.activation(self.up(self.norm_2(x)))))
+
+    def _dropped(self, branch: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        if not self.training or self.drop_path == 0.0:
+            return branch
+        keep = 1 - self.drop_path
+        return branch * (torch.rand(len(branch), 1, 1, device=branch.device) < keep).to(branch.dtype) / keep

@@ -12,6 +12,7 @@ from oculex.data.loader import Steps
 from oculex.data.order import Order
 from oculex.data.sources import open_source
 from oculex.data.split import split
+from oculex.data.views import captions
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -91,7 +92,7 @@ def source_texts(source: Source) -> Any:
             sample = source[index]
         except BadSample:
             continue  # counted and named when it is trained on
-        yield from sample.get("captions") or filter(None, [sample.get("caption")])
+        yield from captions(sample)
 
 
 def open_pool(specs: Sequence[str], holdout: float) -> Pool:

@@ -109,7 +109,7 @@ def _unknown(cls: type, tree: Any, where: str) -> list[str]:
     """Keys in the tree that the dataclass does not have, at any depth."""
     if not isinstance(tree, Mapping):
         return [f"{where.rstrip('.') or 'the recipe'} must be a mapping, not {type(tree).__name__}"]
-    hints = get_type_hints(cls, vars(__import__(cls.__module__, fromlist=["_"])))
+    hints = get_type_hints(cls)
     found = []
     for key, value in tree.items():
         if key not in hints:

@@ -16,16 +16,12 @@ because attention is causal. The loss is taken in float32. The preset ``tiny`` i
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from oculex.contracts import (
     Assets,
@@ -40,108 +36,41 @@ from oculex.contracts import (
     Stage,
     System,
 )
-from oculex.data.augment import random_resized_crop, resize_center_crop
-from oculex.data.collate import Ragged
-from oculex.nn.text import TextTransformer
-from oculex.nn.towers import image_tower
+from oculex.data.views import image_view, text_view
+from oculex.nn.dual_encoder import DualEncoder, DualEncoderConfig
 from oculex.objectives.contrastive import contrastive
 
 
 @dataclass(frozen=True)
-class CLIPConfig:
-    image_tower: str = "vit"
-    """vit, resnet (the attention-pooled one of the paper), or any timm model."""
-    image_size: int = 224
-    patch: int = 32
-    width: int = 768
-    layers: tuple[int, ...] = (12,)
-    """Blocks of the image tower, per stage."""
-    heads: int = 12
-    patch_dropout: float = 0.0
-    embedding: int = 512
-    """Width of the shared space."""
-    text_width: int = 512
-    text_layers: int = 12
-    text_heads: int = 8
-    context: int = 77
-    vocabulary: int = 49_408
-    tokenizer: str = "clip"
-    """clip, or corpus:SIZE for byte pairs learnt from the training captions."""
-    activation: str = "quick_gelu"
-    temperature: float = 0.07
-    """At the start."""
-    scale_limit: float = 100.0
-    """Largest inverse temperature (section 2.5)."""
+class CLIPConfig(DualEncoderConfig):
     crop: tuple[float, float] = (0.9, 1.0)
     """Area of the random square crop, as a share of the image."""
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
-    """Of the pixels in 0..1, per channel."""
+    scale_limit: float = 100.0
+    """Largest inverse temperature (section 2.5)."""
 
 
-class CLIP(System, nn.Module):
+class CLIP(System, DualEncoder):
     """Two towers and a temperature."""
 
     gathers = ("image", "text")
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, config: CLIPConfig, assets: Assets) -> None:
-        super().__init__()
-        self.config, c = config, config
+        super().__init__(config)
         self._assets = assets
-        self.image = tower = image_tower(
-            c.image_tower,
-            size=c.image_size,
-            patch=c.patch,
-            width=c.width,
-            layers=c.layers,
-            heads=c.heads,
-            activation=c.activation,
-            patch_dropout=c.patch_dropout,
-        )
-        self.image_projection = nn.Linear(tower.width, c.embedding, bias=tower.projection_bias)
-        self.text = TextTransformer(
-            c.vocabulary, c.context, c.text_width, c.text_layers, c.text_heads, c.activation
-        )
-        self.text_projection = nn.Linear(c.text_width, c.embedding, bias=False)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / c.temperature)))
-        nn.init.normal_(self.image_projection.weight, std=tower.width**-0.5)
-        nn.init.normal_(self.text_projection.weight, std=c.text_width**-0.5)
-        self.register_buffer("mean", 255 * torch.tensor(c.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(c.std).view(3, 1, 1), persistent=False)
 
     @classmethod
     def build(cls, config: CLIPConfig, assets: Assets) -> CLIP:
         return cls(config, assets)
 
-    # ------------------------------------------------------------------------------------ a sample's view
-
     def view(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, Any]:
         """A random square crop and one of the captions (section 2.3); without ``rng`` the centre and the first."""
-        c: CLIPConfig = self.config
-        view: dict[str, Any] = {}
-        if "image" in sample:
-            key = sample["id"]
-            if rng is None:
-                view["image"] = resize_center_crop(sample["image"], c.image_size, key=key)
-            else:
-                view["image"] = random_resized_crop(sample["image"], c.image_size, rng, scale=c.crop, key=key)
-        texts = sample.get("captions") or ([sample["caption"]] if "caption" in sample else [])
-        if texts:
-            text = texts[0 if rng is None else int(rng.integers(len(texts)))]
-            view["tokens"] = self._assets.tokenizer(c.tokenizer).encode(text, c.context)
-        return view
-
-    # -------------------------------------------------------------------------------------------- losses
+        c = self.config
+        return image_view(sample, rng, c.image_size, c.crop) | text_view(
+            sample, rng, self._assets.tokenizer(c.tokenizer), c.context
+        )
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
-        encoded = {}
-        if "image" in batch:
-            encoded["image"] = self.encode_image(batch)
-        if "tokens" in batch:
-            encoded["text"] = self.encode_text(batch)
-        return encoded
+        return self.embed(batch)
 
     def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         return {
@@ -156,30 +85,7 @@ class CLIP(System, nn.Module):
         }
 
     def after_step(self, step: int, steps: int) -> None:
-        with torch.no_grad():
-            self.log_scale.clamp_(max=math.log(self.config.scale_limit))
-
-    # -------------------------------------------------------------------------------------- capabilities
-
-    def represent_image(self, batch: Batch) -> Float[Tensor, "b f"]:
-        """Features before the projection, on which the paper fits its linear probes (section 3.2)."""
-        return self.image(self._normalised(batch["image"]))
-
-    def encode_image(self, batch: Batch) -> Float[Tensor, "b d"]:
-        """I_e, unit norm."""
-        return F.normalize(self.image_projection(self.represent_image(batch)).float(), dim=-1)
-
-    def encode_text(self, batch: Batch) -> Float[Tensor, "b d"]:
-        """T_e, unit norm."""
-        tokens: Ragged = batch["tokens"]
-        return F.normalize(self.text_projection(self.text(tokens)).float(), dim=-1)
-
-    def score_texts(self, images: Batch, texts: Batch) -> Float[Tensor, "i t"]:
-        """Scaled cosine similarities, the paper's logits."""
-        return self.log_scale.exp() * self.encode_image(images) @ self.encode_text(texts).T
-
-    def _normalised(self, image: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        return (image.float() - self.mean) / self.std
+        self.limit_scale(self.config.scale_limit)
 
 
 # ------------------------------------------------------------------------------------------------- presets
