@@ -15,8 +15,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def printable(text: str, most: int | None = None) -> str:
+    """One line that is safe to print: what a terminal, a log or UTF-8 would trip over is escaped, the rest kept.
+
+    ``most``: what is longer is cut.
+    """
+    if most is not None and len(text) > most:
+        text = f"{text[:most]}…"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 class UserError(Exception):
     """A mistake of the user's: one line that names the thing and the remedy. The command line exits with 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(" ".join(message.split()), 1000))
 
 
 # ---------------------------------------------------------------------------------------------- data
@@ -50,11 +65,14 @@ class Source(Protocol):
 
 
 class BadSample(Exception):
-    """One sample that cannot be used. ``key`` names it (file, row or shard member), ``reason`` says why."""
+    """One sample that cannot be used. ``key`` names it (file, row or shard member), ``reason`` says why.
+
+    Both are made printable here, because they come from outside and end in logs.
+    """
 
     def __init__(self, key: str, reason: str) -> None:
-        super().__init__(key, reason)
-        self.key, self.reason = key, reason
+        self.key, self.reason = printable(key, 200), printable(reason, 200)
+        super().__init__(self.key, self.reason)
 
     def __str__(self) -> str:
         return f"{self.key}: {self.reason}"
@@ -80,6 +98,18 @@ class Assets(Protocol):
         """``clip``: CLIP's own byte-pair vocabulary; ``corpus:SIZE``: one trained on the training captions."""
         ...
 
+    def classes(self) -> tuple[str, ...]:
+        """The class names of the training data, in label order; empty where nothing says which data it is."""
+        ...
+
+    def sources(self) -> tuple[Source, ...]:
+        """The training data; empty where a finished run is built again."""
+        ...
+
+    def foundation(self, spec: str) -> Any:
+        """A trained system in evaluation mode: the folder of a run, NAME:PRESET (trained once and kept), timm:MODEL."""
+        ...
+
 
 # -------------------------------------------------------------------------------------------- systems
 
@@ -96,6 +126,10 @@ class System:
     * ``losses(features, batch)`` gives named tensors. A 1-D loss holds one value per item and the loop averages
       it over all items of the global batch, wherever they lie. A 0-D loss was computed from gathered features,
       is the same on every rank, and is taken as it is.
+
+    ``encode`` and ``losses`` leave the state dict as it is: what a method learns from a batch beside gradients it
+    collects, and ``after_step`` puts it in, the same on every rank. So a run resumes from its state dict alone, and a
+    step that stopped can be repeated. BatchNorm's running statistics are the loop's: each update moves them once.
     """
 
     gathers: ClassVar[tuple[str, ...]] = ()
@@ -126,6 +160,12 @@ class System:
     def loss_weights(self) -> dict[str, float]:
         """Weight of each named loss in the total; a name that is absent weighs 1."""
         return {}
+
+    def before_step(self, step: int, steps: int) -> None:
+        """What the method sets before each update, a function of how far training is: a teacher's temperature."""
+
+    def after_backward(self, step: int, steps: int) -> None:
+        """What the method does to the update's gradients: drop those of a layer that stands still for a while."""
 
     def after_step(self, step: int, steps: int) -> None:
         """What the method does after each update: clamp a temperature, move a teacher."""
@@ -181,9 +221,43 @@ class RepresentsImages(Protocol):
 
 
 @runtime_checkable
+class Classifies(Protocol):
+    classes: int
+    """How many it tells apart."""
+
+    def classify(self, batch: Batch) -> Tensor:
+        """Logits [B, classes] over ``Assets.classes()``, the classes the system was trained on."""
+        ...
+
+
+@runtime_checkable
+class RepresentsPatches(Protocol):
+    def patch_features(self, batch: Batch) -> tuple[Tensor, tuple[int, int]]:
+        """Features [B, N, D] of each part of the image in row-major order, and their grid (rows, columns)."""
+        ...
+
+
+@runtime_checkable
+class AttendsToPatches(Protocol):
+    def patch_attention(self, batch: Batch) -> tuple[Tensor, tuple[int, int]]:
+        """The last block's attention [B, heads, N] from the class token to each patch, and the grid of the patches."""
+        ...
+
+
+@runtime_checkable
 class ScoresTexts(Protocol):
     def score_texts(self, images: Batch, texts: Batch) -> Tensor:
-        """How well each text fits each image, [images, texts]; larger is better."""
+        """How well each text fits each image, [images, texts]; larger is better.
+
+        The texts may be thousands: an image is encoded once, and a system that looks at pairs tiles them itself.
+        """
+        ...
+
+
+@runtime_checkable
+class ModelsText(Protocol):
+    def log_likelihood(self, batch: Batch) -> Tensor:
+        """[B, 2]: log p of each text in nats, the sum over the tokens that are predicted, and how many these are."""
         ...
 
 
@@ -201,9 +275,11 @@ class Optimizer:
     weight_decay: float = 0.2
     """Applied to weights of two or more dimensions; gains, biases and scalars are not decayed."""
     momentum: float = 0.9
-    """Used by sgd alone."""
+    """Used by sgd and sgd_sai."""
     clip_norm: float | None = None
     """Largest global gradient norm."""
+    spike: float | None = None
+    """Stop before an update whose gradient norm exceeds so many times the median of the last 100; None: never."""
     layer_decay: float = 1.0
     """Learning rate of a block relative to the next deeper one."""
 
@@ -218,6 +294,8 @@ class Schedule:
     """Warm-up steps; a value below 1 is a share of the stage."""
     floor: float = 0.0
     """Where the decay ends."""
+    weight_decay: float | None = None
+    """Where the optimizer's weight decay is led to, along half a cosine over the whole stage; None: it stays."""
 
 
 @dataclass(frozen=True)
@@ -267,6 +345,8 @@ class Evaluation:
     """Most samples of a set used while training; the final evaluation uses all."""
     tasks: tuple[str, ...] = ("zeroshot", "retrieval")
     """What a run is asked on its way and at its end; `oculex evaluate` asks everything the system can do."""
+    prompts: str = "photo"
+    """Prompts of zero-shot classification: a name in ``oculex.evaluation.prompts``."""
 
 
 @dataclass(frozen=True)
@@ -274,6 +354,16 @@ class Logging:
     every: int = 20
     wandb: str = ""
     """Project name at Weights & Biases; empty: not used."""
+
+
+@dataclass(frozen=True)
+class Init:
+    """Weights that training begins from instead of fresh ones."""
+
+    run: str = ""
+    """Folder of the run that has them; empty: all weights are fresh."""
+    take: tuple[tuple[str, str], ...] = (("image.", "image."),)
+    """(prefix of names there, prefix here): every weight below the prefix here is taken; the others stay fresh."""
 
 
 @dataclass(frozen=True)
@@ -291,6 +381,9 @@ class Recipe:
     """Micro-batches per rank and update; exact for every objective."""
     precision: str = "bf16-mixed"
     """32-true, bf16-mixed or 16-mixed."""
+    strategy: str = "ddp"
+    """What several ranks do with the system: ddp copies it; fsdp cuts weights, gradients and optimizer state up."""
+    init: Init = Init()
     stages: tuple[Stage, ...] = (Stage(),)
     optimizer: Optimizer = Optimizer()
     ema: float = 0.0
@@ -332,6 +425,21 @@ class Arm:
     """Dotted recipe fields that this arm changes."""
     weights_of: str = ""
     """Arm whose trained run is evaluated instead of training another one."""
+    starts_from: str = ""
+    """Arm whose trained weights this one begins from, as its recipe's ``init.take`` names them."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The search that every arm of a claim gets before it is judged, equally long for all."""
+
+    values: tuple[float, ...]
+    field: str = "optimizer.lr"
+    """Dotted recipe field."""
+    seed: int = 100
+    """None of the claim's."""
+    on: tuple[str, ...] = ()
+    """Validation sources; empty: those that the claim is judged on."""
 
 
 @dataclass(frozen=True)
@@ -358,3 +466,5 @@ class Claim:
     seeds: tuple[int, ...] = (0, 1, 2)
     budget: str = ""
     """Overrides the arms' budget, so that all have the same; empty: the recipe's."""
+    tuning: Tuning | None = None
+    """None: every arm runs with its preset's settings."""
