@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from oculex.contracts import UserError
+from oculex.contracts import Source, UserError
 from oculex.data.text import BytePair, clip_tokenizer, train_tokenizer
 
 
 class RunAssets:
-    """Assets in a folder; what is missing is made from ``corpus``, the training captions, where there is one."""
+    """Assets in a folder; what is missing is made from ``corpus``, the training captions, where there is one.
 
-    def __init__(self, folder: Path, corpus: Callable[[], Iterable[str]] | None) -> None:
-        self.folder, self.corpus = folder, corpus
+    ``foundation`` opens a trained system by name; it comes from training, which data knows nothing of.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        corpus: Callable[[], Iterable[str]] | None,
+        classes: Sequence[str] = (),
+        sources: Sequence[Source] = (),
+        foundation: Callable[[str], Any] | None = None,
+    ) -> None:
+        self.folder, self.corpus, self._classes = folder, corpus, tuple(classes)
+        self._sources, self._foundation = tuple(sources), foundation
         self._tokenizers: dict[str, BytePair] = {}
 
     def tokenizer(self, spec: str) -> BytePair:
@@ -22,6 +35,28 @@ class RunAssets:
         if spec not in self._tokenizers:
             self._tokenizers[spec] = self._open(spec)
         return self._tokenizers[spec]
+
+    def classes(self) -> tuple[str, ...]:
+        """Class names of the training data, in label order; empty where nothing says which data it is."""
+        kept = self.folder / "classes.json"
+        if kept.exists():
+            return tuple(json.loads(kept.read_text(encoding="utf-8")))
+        if self._classes:
+            part = kept.with_name(f".classes.{os.getpid()}")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(self._classes, ensure_ascii=False), encoding="utf-8")
+            part.replace(kept)
+        return self._classes
+
+    def sources(self) -> tuple[Source, ...]:
+        """The training data; empty where a finished run is built again."""
+        return self._sources
+
+    def foundation(self, spec: str) -> Any:
+        """A trained system in evaluation mode; raises UserError where there is none of that name."""
+        if self._foundation is None:
+            raise UserError(f"{spec} cannot be opened here; foundations are there in training alone")
+        return self._foundation(spec)
 
     def _open(self, spec: str) -> BytePair:
         if spec == "clip":
@@ -47,5 +82,5 @@ class RunAssets:
         return made
 
     def __getstate__(self) -> dict[str, object]:
-        """Worker processes get the tokenizers, not the corpus they came from."""
-        return {"folder": self.folder, "corpus": None, "_tokenizers": self._tokenizers}
+        """Worker processes get the tokenizers, not the data they came from."""
+        return self.__dict__ | {"corpus": None, "_sources": (), "_foundation": None}

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,25 @@ from PIL import Image
 
 from oculex.contracts import BadSample, Source, UserError
 from oculex.data.decode import opened
+from oculex.data.sources.tars import CLASS_NAMES
 
 Row = dict[str, Any]
 _SUFFIX = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
 
 
-def convert(source: Source, out: Path, to: str = "webdataset", shard: int = 10_000) -> dict[str, Any]:
-    """Writes shards into the folder ``out``; {"samples", "shards", "skipped": [(id, reason)]}.
+def convert(
+    source: Source,
+    out: Path,
+    to: str = "webdataset",
+    shard: int = 10_000,
+    leave_out: frozenset[str] = frozenset(),
+    side: int | None = None,
+) -> dict[str, Any]:
+    """Writes shards into the folder ``out``; {"samples", "shards", "left_out", "skipped": [(id, reason)]}.
 
-    Pictures keep their bytes. Raises UserError for an unknown format or a folder that already holds shards.
+    Pictures keep their bytes, labels their classes' names; samples whose ids are in ``leave_out`` are left out. With
+    ``side`` a picture whose shorter side has more pixels is resized to that many and encoded anew, as a JPEG.
+    Raises UserError for an unknown format or a folder that already holds shards.
     """
     if to not in _WRITERS:
         raise UserError(f"cannot convert to {to!r}; known: {', '.join(_WRITERS)}")
@@ -37,29 +47,33 @@ def convert(source: Source, out: Path, to: str = "webdataset", shard: int = 10_0
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}; choose another folder") from error
     skipped: list[tuple[str, str]] = []
-    written = shards = 0
-    rows = _rows(source, skipped)
-    while batch := [row for _, row in zip(range(shard), rows, strict=False)]:
+    written = shards = left = 0
+    rows = _rows(source, skipped, side)
+    while read := [row for _, row in zip(range(shard), rows, strict=False)]:
+        batch = [row for row in read if row["id"] not in leave_out]
+        left += len(read) - len(batch)
+        if not batch:
+            continue
         final = out / f"{shards:06d}.{suffix}"
         part = out / f".{final.name}.{os.getpid()}"
-        write(part, batch)
+        write(part, batch, source.classes)
         part.replace(final)
         written, shards = written + len(batch), shards + 1
-    return {"samples": written, "shards": shards, "skipped": skipped}
+    return {"samples": written, "shards": shards, "left_out": left, "skipped": skipped}
 
 
-def _rows(source: Source, skipped: list[tuple[str, str]]) -> Iterator[Row]:
+def _rows(source: Source, skipped: list[tuple[str, str]], side: int | None) -> Iterator[Row]:
     for index in range(len(source)):
         try:
             sample = source[index]
-            image = sample["image"]
-            opened(image, sample["id"])
+            image: Any = sample.get("image")
+            picture = opened(image, sample["id"])
         except BadSample as bad:
             skipped.append((bad.key, bad.reason))
             continue
         captions = sample.get("captions") or [text for text in [sample.get("caption")] if text]
         yield {
-            "image": _encoded(image),
+            "image": _smaller(picture, side) if side and min(picture.size) > side else _encoded(image),
             "captions": list(captions),
             "label": sample.get("label"),
             "id": sample["id"],
@@ -74,7 +88,17 @@ def _encoded(image: bytes | np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _tar(path: Path, rows: list[Row]) -> None:
+def _smaller(picture: Image.Image, side: int) -> bytes:
+    scale = side / min(picture.size)
+    size = (round(picture.width * scale), round(picture.height * scale))
+    buffer = io.BytesIO()
+    picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0).save(buffer, "JPEG", quality=92)
+    return buffer.getvalue()
+
+
+def _tar(path: Path, rows: list[Row], classes: Sequence[str]) -> None:
+    if classes:
+        (path.parent / CLASS_NAMES).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
     with tarfile.open(path, "w") as tar:
         for number, row in enumerate(rows):
             kind = Image.open(io.BytesIO(row["image"])).format or "JPEG"
@@ -87,14 +111,20 @@ def _tar(path: Path, rows: list[Row]) -> None:
                 tar.addfile(member, io.BytesIO(content))
 
 
-def _parquet(path: Path, rows: list[Row]) -> None:
+def _parquet(path: Path, rows: list[Row], classes: Sequence[str]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=256)
+    table = pa.Table.from_pylist(rows)
+    if classes:  # where the Hugging Face library keeps them, and looks for them
+        text = {"dtype": "string", "_type": "Value"}
+        features = {"image": {"_type": "Image"}, "captions": {"feature": text, "_type": "List"}, "id": text}
+        features["label"] = {"names": list(classes), "_type": "ClassLabel"}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, path, row_group_size=256)
 
 
-_WRITERS: dict[str, tuple[str, Callable[[Path, list[Row]], None]]] = {
+_WRITERS: dict[str, tuple[str, Callable[[Path, list[Row], Sequence[str]], None]]] = {
     "webdataset": ("tar", _tar),
     "parquet": ("parquet", _parquet),
 }

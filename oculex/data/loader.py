@@ -53,9 +53,9 @@ class Steps(Dataset):
         start = step * self.batch + self.first
         views, ids, skipped = [], [], []
         for position in range(start, start + self.local):
-            source, index = self.order.at(position)
+            source, index, epoch = self.order.drawn(position)
             try:
-                sample = self.sources[source][index]
+                sample = {**self.sources[source][index], "epoch": epoch}
                 views.append(self.view(sample, generator(self.seed, position)))
                 ids.append(sample["id"])
             except BadSample as bad:

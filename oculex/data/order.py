@@ -24,7 +24,12 @@ def mix(*words: int) -> int:
 
 def generator(*words: int) -> np.random.Generator:
     """A generator that is a function of the words alone: (seed, position) gives a sample its randomness."""
-    return np.random.Generator(np.random.Philox(key=mix(*words)))
+    return keyed(mix(*words))
+
+
+def keyed(key: int) -> np.random.Generator:
+    """The generator of a 64-bit key of ``mix``: all that has to be kept to draw the same again."""
+    return np.random.Generator(np.random.Philox(key=key))
 
 
 class Permutation:
@@ -80,17 +85,21 @@ class Order:
 
     def at(self, position: int) -> tuple[int, int]:
         """The source and the index in it at a position of training."""
+        return self.drawn(position)[:2]
+
+    def drawn(self, position: int) -> tuple[int, int, int]:
+        """The source, the index in it, and how often that sample was drawn before."""
         if self._quota is None:
             epoch, within = divmod(position, self.epoch_length())
             drawn = self._permuted(self.epoch_length(), epoch, 0, within)
             source = int(np.searchsorted(self._starts, drawn, side="right")) - 1
-            return source, drawn - int(self._starts[source])
+            return source, drawn - int(self._starts[source]), epoch
         block, within = divmod(position, self.BLOCK)
         slot = self._permuted(self.BLOCK, block, 1, within)
         source = int(np.searchsorted(self._quota, slot, side="right")) - 1
         first, past = int(self._quota[source]), int(self._quota[source + 1])
         epoch, index = divmod(block * (past - first) + slot - first, self.lengths[source])
-        return source, self._permuted(self.lengths[source], epoch, 2 + source, index)
+        return source, self._permuted(self.lengths[source], epoch, 2 + source, index), epoch
 
     def _permuted(self, n: int, epoch: int, stream: int, index: int) -> int:
         return Permutation(n, self.seed, stream, epoch)(index)

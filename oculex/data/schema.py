@@ -15,6 +15,7 @@ class Key:
 
 SCHEMA: dict[str, Key] = {
     "id": Key("str", "", "", "unique within its source; names the sample in records and errors"),
+    "epoch": Key("int", "", "", "how often training has drawn this sample before; absent in evaluation"),
     "image": Key("bytes or uint8 array", "[H, W, 3]", "sRGB 0..255", "encoded file, or decoded pixels"),
     "caption": Key("str", "", "", "one text that describes the image"),
     "captions": Key("list[str]", "[n]", "", "several texts of the same image; a view draws one"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from oculex.contracts import Sample, Tokenizer
+from oculex.contracts import BadSample, Sample, Tokenizer, UserError
 from oculex.data.augment import random_resized_crop, resize_center_crop
 
 
@@ -15,13 +15,26 @@ def image_view(
 ) -> dict[str, Any]:
     """{"image": uint8 [3, size, size]}: a random square crop of ``crop`` of the area, without ``rng`` the centre.
 
-    Empty for a sample that has no image.
+    A sample without an image raises BadSample in training, and has an empty evaluation view.
     """
     if "image" not in sample:
+        if rng is not None:
+            raise BadSample(sample["id"], "has no image, which this system trains on")
         return {}
     if rng is None:
         return {"image": resize_center_crop(sample["image"], size, key=sample["id"])}
     return {"image": random_resized_crop(sample["image"], size, rng, scale=crop, key=sample["id"])}
+
+
+def label(sample: Sample, classes: int) -> int:
+    """The class index of a sample; UserError where it has none or one that is out of range."""
+    found = sample.get("label")
+    if found is None or not 0 <= found < classes:
+        raise UserError(
+            f"{sample['id']}: label {found} is not one of {classes} classes; training on labels needs labelled images, "
+            "such as a folder per class"
+        )
+    return int(found)
 
 
 def captions(sample: Sample) -> list[str]:
@@ -32,9 +45,18 @@ def captions(sample: Sample) -> list[str]:
 def text_view(
     sample: Sample, rng: np.random.Generator | None, tokenizer: Tokenizer, context: int
 ) -> dict[str, Any]:
-    """{"tokens": list of ids}: one of the captions, without ``rng`` the first. Empty where there is none."""
+    """{"tokens": list of ids}: one of the captions, without ``rng`` the first.
+
+    A sample without a caption raises BadSample in training, and has an empty evaluation view.
+    """
     texts = captions(sample)
     if not texts:
+        if rng is not None:
+            raise BadSample(
+                sample["id"],
+                "has no caption, which this system trains on: give a captions file, or NAME.txt beside each image"
+                + (" (labels alone are for `oculex evaluate`)" if "label" in sample else ""),
+            )
         return {}
     text = texts[0 if rng is None else int(rng.integers(len(texts)))]
     return {"tokens": tokenizer.encode(text, context)}

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oculex.contracts import UserError
-from oculex.data.order import Order, Permutation, generator, mix
+from oculex.data.order import Order, Permutation, generator, keyed, mix
 
 
 @given(n=st.integers(1, 3000), key=st.integers(0, 2**64 - 1))
@@ -72,3 +72,18 @@ def test_randomness_is_a_function_of_its_words():
     assert mix(1, 2) != mix(2, 1) != mix(1, 2, 0)
     assert generator(3, 4).integers(1 << 60) == generator(3, 4).integers(1 << 60)
     assert generator(3, 4).integers(1 << 60) != generator(3, 5).integers(1 << 60)
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 3.0]])
+def test_the_epoch_counts_how_often_a_sample_was_drawn_before(weights):
+    order, seen = Order([300, 70], weights, seed=2), Counter()
+    for position in range(9000):
+        source, index, epoch = order.drawn(position)
+        assert (source, index) == order.at(position)
+        seen[source, index, epoch] += 1
+    assert set(seen.values()) == {1}
+    assert {epoch for _, _, epoch in seen} > {0, 1, 2}
+
+
+def test_a_key_is_all_it_takes_to_draw_again():
+    assert keyed(mix(3, 4)).random(5).tolist() == generator(3, 4).random(5).tolist()

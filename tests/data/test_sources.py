@@ -3,11 +3,12 @@
 import csv
 import io
 import json
+import os
 import tarfile
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from oculex.contracts import BadSample, UserError
 from oculex.data.augment import random_resized_crop, resize_center_crop
@@ -37,6 +38,17 @@ def folder(tmp_path):
 def rows(folder, text, name="captions.csv"):
     (folder / name).write_text(text, encoding="utf-8")
     return open_source(str(folder / name))
+
+
+def read(source):
+    """(samples, bad samples) of a source."""
+    good, bad = [], []
+    for index in range(len(source)):
+        try:
+            good.append(source[index])
+        except BadSample as error:
+            bad.append(error)
+    return good, bad
 
 
 def test_rows_of_one_image_are_one_sample(folder):
@@ -73,12 +85,51 @@ def test_every_kind_of_captions_file(folder, name, text):
         ("c.json", "{", "cannot read"),
         ("c.json", "[" * 5000, "cannot read"),
         ("c.json", '{"images": 3, "annotations": 4}', "looks like COCO"),
-        ("c.jsonl", "3\n4\n", "no rows"),
+        ("c.jsonl", "3\n4\n", "no captions"),
     ],
 )
 def test_captions_files_that_say_nothing(folder, name, text, said):
     with pytest.raises(UserError, match=said):
         rows(folder, text, name)
+
+
+def test_every_row_that_cannot_be_used_is_a_named_bad_sample(folder):
+    lines = [
+        "image,caption",
+        "0.png,one",
+        ",no image",
+        "1.png,",
+        "2.png,  ",
+        "gone.png,text",
+        "0.png,two",
+        "3.png",
+    ]
+    good, bad = read(rows(folder, "\n".join(lines)))
+    assert [sample["captions"] for sample in good] == [["one", "two"]]
+    assert sorted(each.key for each in bad) == [f"captions.csv line {n}" for n in (3, 4, 5, 8)] + ["gone.png"]
+    text = (
+        '{"image": "0.png", "caption": "x"}\n{"image": "1.pn\n\n7\n{"image": "2.png", "caption": ["a", 5]}\n'
+    )
+    good, bad = read(rows(folder, text + '{"image": "3.png", "caption": "half \\ud83d"}', "c.jsonl"))
+    assert len(good) == 1
+    assert [each.key for each in bad] == [f"c.jsonl line {n}" for n in (2, 4, 5, 6)]
+
+
+def test_cells_and_lines_may_hold_line_breaks(folder):
+    assert rows(folder, 'image,caption\n0.png,"one\ntwo \u2028three"\n')[0]["captions"] == [
+        "one\ntwo \u2028three"
+    ]
+    text = '{"image": "0.png", "caption": "one\u2028two"}\n'
+    assert rows(folder, text, "c.jsonl")[0]["captions"] == ["one\u2028two"]
+
+
+def test_names_are_escaped_where_they_could_forge_a_line(tmp_path):
+    for name in ("a\nb", "a\x1b[31mb"):
+        (tmp_path / f"{name}.png").write_bytes(picture())
+    source = open_source(str(tmp_path))
+    assert [source[i]["id"] for i in range(2)] == ["a\\nb.png", "a\\x1b[31mb.png"]
+    assert str(BadSample("a\nb", "why\r\x07")) == "a\\nb: why\\r\\x07"
+    assert str(UserError("no\n  \x1b[2J\ud800")) == "no \\x1b[2J\\ud800"
 
 
 def test_no_picture_outside_of_the_folder_is_opened(folder, tmp_path):
@@ -102,6 +153,63 @@ def test_no_picture_outside_of_the_folder_is_opened(folder, tmp_path):
     for index in range(1, len(source)):
         with pytest.raises(BadSample):
             source[index]
+
+
+def test_a_folder_of_pictures_that_links_elsewhere_is_not_followed(folder, tmp_path):
+    root = tmp_path / "set"
+    root.mkdir()
+    (root / "images").symlink_to(folder)
+    with pytest.raises(UserError, match="keep the pictures"):
+        rows(root, "image,caption\n0.png,x\n")
+
+
+def make_captions(root):
+    (root / "0.png").write_bytes(picture())
+    (root / "c.csv").write_text("image,caption\n0.png,x\n")
+    return root / "c.csv", root / "0.png"
+
+
+def make_images(root):
+    (root / "0.png").write_bytes(picture())
+    return root, root / "0.png"
+
+
+def make_texts(root):
+    (root / "0.png").write_bytes(picture())
+    (root / "0.txt").write_text("x")
+    return root, root / "0.txt"
+
+
+def make_tar(root):
+    tar(root / "s.tar", [("0.png", picture())])
+    return root / "s.tar", root / "s.tar"
+
+
+def make_parquet(root):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"image": [picture()]}), root / "s.parquet")
+    return root / "s.parquet", root / "s.parquet"
+
+
+def make_hub(root):
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict({"image": [{"bytes": picture()}], "text": ["x"]}).save_to_disk(str(root / "d"))
+    return root / "d", next((root / "d").glob("*.arrow"))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [make_captions, make_images, make_texts, make_tar, make_parquet, make_hub],
+    ids=lambda f: f.__name__,
+)
+def test_changed_data_changes_the_fingerprint(tmp_path, make):
+    spec, changed = make(tmp_path)
+    before = open_source(str(spec)).fingerprint()
+    assert open_source(str(spec)).fingerprint() == before
+    os.utime(changed, ns=(1, 1))
+    assert open_source(str(spec)).fingerprint() != before
 
 
 def test_folders_of_classes_and_texts(tmp_path):
@@ -152,7 +260,7 @@ def test_tars_have_random_access_and_survive_pickling(tmp_path):
     assert open_source(str(tmp_path))[0]["captions"] == ["text 0 0"]
 
 
-def test_a_hostile_tar_gives_its_whole_members_alone(tmp_path):
+def test_a_hostile_tar_gives_its_whole_members_and_names_the_others(tmp_path):
     path = tmp_path / "x.tar"
     with tarfile.open(path, "w") as file:
         link = tarfile.TarInfo("b.png")
@@ -165,7 +273,12 @@ def test_a_hostile_tar_gives_its_whole_members_alone(tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[: content.index(b"z.png") + 520])
     source = open_source(str(path))
-    assert [source[i]["id"] for i in range(len(source))] == ["x.tar/a", "x.tar/../../escape"]
+    good, bad = read(source)
+    assert [sample["id"] for sample in good] == ["x.tar/a", "x.tar/../../escape"]
+    assert [(each.key, each.reason) for each in bad] == [
+        ("x.tar/b", "is a link"),
+        ("x.tar/z", "the tar ends before it does"),
+    ]
     assert list(tmp_path.iterdir()) == [path]
     (tmp_path / "y.tar").write_bytes(b"\x07" * 5000)
     with pytest.raises(UserError):
@@ -200,6 +313,57 @@ def test_a_hub_dataset_on_disk(tmp_path):
     source = open_source(str(tmp_path / "d"))
     assert source[2]["captions"] == ["c"]
     assert opened(source[2]["image"], "x").size == (8, 8)
+
+
+def test_splits_of_a_hub_dataset_are_named(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    part = datasets.Dataset.from_dict({"image": [{"bytes": picture()}] * 2, "text": ["a", "b"]})
+    datasets.DatasetDict({"train": part}).save_to_disk(str(tmp_path / "one"))
+    datasets.DatasetDict({"train": part, "test": part}).save_to_disk(str(tmp_path / "two"))
+    assert open_source(str(tmp_path / "one"))[1]["captions"] == ["b"]
+    with pytest.raises(UserError, match="has the splits train, test; give one of them"):
+        open_source(str(tmp_path / "two"))
+    assert len(open_source(str(tmp_path / "two" / "test"))) == 2
+
+
+@pytest.mark.parametrize("to", ["webdataset", "parquet"])
+def test_conversion_keeps_labels_and_class_names(tmp_path, to):
+    for name in ("sea_horse/a.png", "cat/b.png"):
+        (tmp_path / "k" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "k" / name).write_bytes(picture())
+    convert(open_source(str(tmp_path / "k")), tmp_path / "out", to=to)
+    copy = open_source(str(tmp_path / "out"))
+    assert copy.classes == ("cat", "sea horse")
+    assert [copy[i]["label"] for i in range(2)] == [0, 1]
+
+
+def test_compressed_tars_say_how_to_unpack_them(tmp_path):
+    import gzip
+
+    tar(tmp_path / "s.tar", [("0.png", picture())])
+    packed = gzip.compress((tmp_path / "s.tar").read_bytes())
+    (tmp_path / "packed").mkdir()
+    for name, said in (("x.tar", "gzip -d"), ("x.tar.gz", "unpack it once")):
+        (tmp_path / "packed" / name).write_bytes(packed)
+        with pytest.raises(UserError, match=said):
+            open_source(str(tmp_path / "packed" / name))
+    (tmp_path / "packed" / "x.tar").unlink()
+    with pytest.raises(UserError, match=r"compressed tars \(x.tar.gz\)"):
+        open_source(str(tmp_path / "packed"))
+
+
+def test_training_names_samples_without_image_or_caption():
+    from oculex.data.views import image_view, text_view
+
+    rng = np.random.default_rng(0)
+    labelled = {"id": "x", "image": picture(), "label": 3}
+    with pytest.raises(
+        BadSample, match="x: has no caption, which this system trains on: give a captions file"
+    ):
+        text_view(labelled, rng, None, 8)
+    with pytest.raises(BadSample, match="x: has no image"):
+        image_view({"id": "x", "caption": "a"}, rng, 8, (0.9, 1.0))
+    assert text_view(labelled, None, None, 8) == image_view({"id": "x"}, None, 8, (0.9, 1.0)) == {}
 
 
 @pytest.mark.parametrize("to", ["webdataset", "parquet"])
@@ -244,10 +408,10 @@ def test_crops_have_torchvisions_geometry():
     image = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((240, 180))
     torch.manual_seed(0)
     areas = {"ours": [], "theirs": []}
-    from oculex.data.augment import _box
+    from oculex.data.augment import draw_box
 
     for index in range(400):
-        box = _box(image.size, generator(1, index), (0.3, 1.0), (3 / 4, 4 / 3))
+        box = draw_box(image.size, generator(1, index), (0.3, 1.0), (3 / 4, 4 / 3))
         areas["ours"].append((box[2] - box[0]) * (box[3] - box[1]))
         _, _, h, w = transforms.RandomResizedCrop.get_params(image, (0.3, 1.0), (3 / 4, 4 / 3))
         areas["theirs"].append(h * w)
@@ -259,6 +423,50 @@ def test_crops_have_torchvisions_geometry():
     )
     theirs = np.asarray(plain(image)).transpose(2, 0, 1).astype(int)
     assert np.abs(resize_center_crop(np.asarray(image), 64).astype(int) - theirs).mean() < 2.0
+
+
+def test_training_crops_have_torchvisions_pixels():
+    functional = pytest.importorskip("torchvision.transforms.functional")
+    from torchvision.transforms import InterpolationMode
+
+    from oculex.data.augment import cropped
+    from oculex.data.decode import Encoded
+
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    for side, least in ((400, 2), (1200, 24)):  # decoded whole: rounding; and at half its size
+        buffer = io.BytesIO()
+        small.resize((side, side * 3 // 4), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
+        x0, y0, x1, y1 = box = (9, 4, side - 25, side * 3 // 4 - 3)
+        whole = opened(buffer.getvalue(), "x")
+        theirs = functional.resized_crop(
+            whole, y0, x0, y1 - y0, x1 - x0, [224, 224], InterpolationMode.BICUBIC
+        )
+        encoded = Encoded(buffer.getvalue(), "x")
+        apart = np.abs(
+            cropped(encoded, box, 224).astype(int) - np.asarray(theirs).transpose(2, 0, 1).astype(int)
+        )
+        assert apart.max() <= least
+        assert apart.mean() < 1.0
+
+
+def test_a_jpeg_keeps_its_pixels_and_orientation_without_its_metadata():
+    rng = np.random.default_rng(0)
+    turned = Image.fromarray(rng.integers(0, 256, (3, 4, 3), dtype=np.uint8)).resize((40, 30))
+    for orientation in range(1, 9):  # scans are counted in the progressive ones
+        exif = turned.getexif()
+        exif[0x0112] = orientation
+        buffer = io.BytesIO()
+        turned.save(
+            buffer,
+            "JPEG",
+            progressive=orientation % 2 == 0,
+            exif=exif,
+            comment=b"c" * 50,
+            icc_profile=b"p" * 90_000,
+        )
+        theirs = ImageOps.exif_transpose(Image.open(buffer))
+        assert np.array_equal(np.asarray(opened(buffer.getvalue(), "x")), np.asarray(theirs))
 
 
 def test_views_are_deterministic_in_their_generator():
@@ -303,11 +511,21 @@ def test_real_files_are_read(real_data):
     assert len(flickr) == 700
     assert len(flickr[0]["captions"]) == 5
     assert min(opened(flickr[0]["image"], "x").size) > 50
-    coco = sorted((real_data / "tiny_coco" / "annotations").glob("captions_train*.json"))
-    assert len(open_source(str(coco[0]))[0]["captions"]) >= 5
+    for coco in ("tiny_coco", "tiny_coco/annotations", "tiny_coco/annotations/captions_train2017.json"):
+        assert len(open_source(str(real_data / coco))[0]["captions"]) >= 5
     cifar = open_source(str(real_data / "cifar10" / "train.tar"))
     assert len(cifar.classes) == 10
     assert len({cifar[i]["label"] for i in range(0, len(cifar), 50)}) == 10
+    for name, count in (
+        ("imagenet_sample", 110),
+        ("emoji_bilingual", 186),
+        ("clevr_mini", 19),
+        ("rgbd_7scenes", 50),
+    ):
+        good, bad = read(open_source(str(real_data / name)))
+        assert (len(good), bad) == (count, [])
+        assert all(min(opened(sample["image"], "x").size) >= 72 for sample in good[:20])
+    assert len(open_source(str(real_data / "infrared_roadscene")).classes) == 2
     facts = describe(flickr)
     assert facts["samples"] == 700
     assert not facts["unreadable"]

@@ -6,10 +6,11 @@ import glob
 from pathlib import Path
 
 from oculex.contracts import Source, UserError
+from oculex.data.sources.files import is_file, some
 
 UNDERSTOOD = (
     "a folder with a captions CSV/TSV/JSON/JSONL or with class folders, Parquet, webdataset tars, a Hugging Face "
-    "dataset on disk, or world"
+    "dataset on disk, a text file with one text a line, or world"
 )
 
 
@@ -23,11 +24,14 @@ def open_source(spec: str) -> Source:
 
         return EmbeddedWorld.of(spec)
     path = Path(spec).expanduser()
-    if path.is_file():
-        return _file(path)
-    if path.is_dir():
-        return _folder(path)
-    shards = [Path(found) for each in braces(spec) for found in sorted(glob.glob(each))]
+    try:
+        if path.is_file():
+            return _file(path)
+        if path.is_dir():
+            return _folder(path)
+        shards = [Path(found) for each in braces(str(path)) for found in sorted(glob.glob(each))]
+    except OSError as error:
+        raise UserError(f"cannot read {spec}: {error.strerror}") from error
     if not shards:
         raise UserError(f"{spec} does not exist; give {UNDERSTOOD}")
     return _shards(shards, spec)
@@ -57,6 +61,14 @@ def _file(path: Path) -> Source:
         from oculex.data.sources.captions import CaptionedImages
 
         return CaptionedImages.of(path)
+    if suffix in (".gz", ".tgz", ".zst", ".bz2", ".xz", ".zip"):
+        raise UserError(
+            f"{path} is compressed, and data is read at random places; unpack it once, then give {UNDERSTOOD}"
+        )
+    if suffix in (".txt", ".text"):
+        from oculex.data.sources.lines import TextLines
+
+        return TextLines(path)
     raise UserError(f"{path} is a {suffix or 'nameless'} file; give {UNDERSTOOD}")
 
 
@@ -64,16 +76,27 @@ def _folder(path: Path) -> Source:
     from oculex.data.sources.captions import CaptionedImages, captions_file
     from oculex.data.sources.folders import ImageFolder
 
-    if (path / "dataset_info.json").exists() or (path / "state.json").exists():
+    if any(is_file(path / name) for name in ("dataset_info.json", "state.json", "dataset_dict.json")):
         from oculex.data.sources.hub import HubDataset
 
         return HubDataset(path)
     for suffix in ("tar", "parquet"):
-        shards = sorted(path.glob(f"*.{suffix}"))
+        shards = [shard for shard in sorted(path.glob(f"*.{suffix}")) if is_file(shard)]
         if shards:
             return _shards(shards, str(path))
+    if packed := [
+        each.name for each in sorted(path.iterdir()) if each.name.endswith((".tar.gz", ".tgz", ".tar.zst"))
+    ]:
+        raise UserError(
+            f"{path} has compressed tars ({some(packed)}), and shards are read at random places; unpack "
+            f"them once, such as with gzip -d {path}/*.tar.gz"
+        )
     listing = captions_file(path)
-    return CaptionedImages.of(listing) if listing is not None else ImageFolder.of(path)
+    if listing is None:
+        return ImageFolder.of(path)
+    source = CaptionedImages.of(listing)
+    source.name = str(path)  # as the user named it
+    return source
 
 
 def _shards(paths: list[Path], name: str) -> Source:

@@ -4,135 +4,218 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from oculex.contracts import Sample, UserError
-from oculex.data.sources.files import digest, read_inside, stamp
+from oculex.contracts import BadSample, Sample, UserError, printable
+from oculex.data.sources.files import MAX_TABLE, digest, is_file, openable, read_inside, some, stamp, texts
 
 IMAGE_COLUMNS = ("image", "filename", "file_name", "image_path", "filepath", "file", "path", "img")
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "title", "sentence", "description")
 KINDS = (".csv", ".tsv", ".jsonl", ".json")
 _MAX_FIELD = 1 << 20
+_MAX_LINE = 16 << 20
+_TRIED = 10
+"""Names that are looked for to find the folder of the images; one missing picture is not a missing folder."""
+
+Row = tuple[str, Any, Any]
+"""Where it stands ("line 7"), the image's name, its caption or captions."""
 
 
 class CaptionedImages:
-    """One sample per image with all its captions. Files must lie below the captions file's folder."""
+    """One sample per image with all its captions. Files must lie below the captions file's folder.
+
+    A row that names no image or has no caption is a sample of its own, which raises BadSample.
+    """
 
     classes: tuple[str, ...] = ()
 
-    def __init__(self, listing: Path, root: Path, names: list[str], captions: list[list[str]]) -> None:
-        self.name, self.listing, self.root = str(listing), listing, root
-        self.names, self.captions = names, captions
+    def __init__(
+        self, listing: Path, root: Path, captions: Mapping[str, list[str]], bad: Sequence[BadSample]
+    ) -> None:
+        self.name, self.listing, self.root, self.bad = str(listing), listing, root, bad
+        self.names, self.captions = list(captions), list(captions.values())
 
     @classmethod
     def of(cls, listing: Path) -> CaptionedImages:
         """Raises UserError where columns are missing or no row has an image and a caption."""
         grouped: dict[str, list[str]] = {}
-        for name, texts in _rows(listing):
-            kept = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
-            if isinstance(name, str) and name and kept:
+        bad: list[BadSample] = []
+        for place, name, value in _rows(openable(listing)):
+            key = f"{listing.name} {place}"
+            try:
+                if isinstance(value, BadSample):
+                    raise value
+                if not isinstance(name, str) or not name.strip():
+                    raise BadSample(key, "names no image")
+                kept = texts(value, key)
+                if not kept:
+                    raise BadSample(key, f"{printable(name, 100)} has no caption")
                 grouped.setdefault(name, []).extend(kept)
+            except BadSample as error:
+                bad.append(error)
         if not grouped:
-            raise UserError(f"{listing} has no captions; every row needs an image and a text")
-        return cls(listing, _root(listing, next(iter(grouped))), list(grouped), list(grouped.values()))
+            first = f"; first: {bad[0]}" if bad else ""
+            raise UserError(f"{listing} has no captions; every row needs an image and a text{first}")
+        return cls(listing, _root(listing, list(islice(grouped, _TRIED))), grouped, bad)
 
     def fingerprint(self) -> str:
-        return digest([stamp(self.listing), len(self.names)])
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        images = ((name, *stamp(self.root / name)[1:]) for name in self.names)
+        return digest(chain([stamp(self.listing)], images))
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.names) + len(self.bad)
 
     def __getitem__(self, index: int, /) -> Sample:
+        if index >= len(self.names):
+            raise self.bad[index - len(self.names)]
         name = self.names[index]
-        return {"id": name, "image": read_inside(self.root, name), "captions": self.captions[index]}
+        image = read_inside(self.root, name)
+        return {"id": printable(name), "image": image, "captions": self.captions[index]}
 
 
 def captions_file(folder: Path) -> Path | None:
-    """The one captions file of a folder; UserError where there are several, None where there is none."""
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in KINDS and path.is_file())
+    """The captions file of a folder, or of its "annotations" as COCO lays it out; None where there is none.
+
+    Of several tables the one whose name begins with "captions" counts; UserError where that is not one.
+    """
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in KINDS and is_file(path))
     if len(found) > 1:
-        raise UserError(
-            f"{folder} has several tables ({', '.join(p.name for p in found[:5])}); give the one with captions"
-        )
+        named = [path for path in found if path.name.lower().startswith("captions")]
+        if len(named) != 1:
+            raise UserError(
+                f"{folder} has several tables ({some(p.name for p in found)}); give the one with captions"
+            )
+        found = named
+    if not found and (folder / "annotations").is_dir():
+        return captions_file(folder / "annotations")
     return found[0] if found else None
 
 
-def _root(listing: Path, first: str) -> Path:
-    """Images lie beside the captions file, or in one of the folders below it."""
+def _root(listing: Path, names: list[str]) -> Path:
+    """Images lie beside the captions file, or in one of the folders below it; a link that leads out is not followed."""
     base = listing.parent
-    candidates = [
-        base,
-        base / "images",
-        *sorted(p for p in base.iterdir() if p.is_dir() and p.name != "images"),
-    ]
-    candidates += [
-        folder for folder in sorted(base.parent.iterdir()) if folder.is_dir() and base.name == "annotations"
-    ]
-    for root in candidates:
-        if (root / first).is_file():
-            return root
+    top = base.parent if base.name == "annotations" else base
+    folders = [base / "images", *sorted(base.iterdir()), *(sorted(top.iterdir()) if top != base else [])]
+    inside = [each for each in folders if each.is_dir() and each.resolve().is_relative_to(top.resolve())]
+    for name in names:
+        for root in [base, *inside]:
+            if is_file(root / name):
+                return root
     raise UserError(
-        f"{listing} names {first!r}, which is neither beside it nor in images/; keep the pictures there"
+        f"{listing} names {names[0]!r}, which is neither beside it nor in a folder there such as images/; "
+        "keep the pictures in one of them"
     )
 
 
-def _rows(listing: Path) -> Iterator[tuple[Any, list[Any]]]:
-    try:
-        text = listing.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {listing}: {error}; captions files are UTF-8 text") from error
+def _rows(listing: Path) -> Iterator[Row]:
     kind = listing.suffix.lower()
-    if kind in (".csv", ".tsv"):
-        csv.field_size_limit(_MAX_FIELD)
-        try:
-            rows: list[Any] = list(
-                csv.DictReader(text.splitlines(), delimiter="\t" if kind == ".tsv" else ",")
-            )
-        except csv.Error as error:
-            raise UserError(f"cannot read {listing}: {error}") from error
-    else:
-        rows = _json_rows(listing, text, kind)
-    rows = [row for row in rows if isinstance(row, Mapping)]
-    if not rows:
-        raise UserError(f"{listing} has no rows of named columns")
-    image, caption = _column(listing, rows[0], IMAGE_COLUMNS), _column(listing, rows[0], CAPTION_COLUMNS)
-    for row in rows:
-        texts = row.get(caption)
-        yield row.get(image), texts if isinstance(texts, list) else [texts]
-
-
-def _json_rows(listing: Path, text: str, kind: str) -> list[Any]:
+    read = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".json": _json}[kind]
     try:
-        if kind == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        tree = json.loads(text)
+        with listing.open(encoding="utf-8-sig", newline="") as file:
+            yield from read(listing, file)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{listing} is not UTF-8 text ({error.reason}); convert it, such as with iconv -f latin1 -t utf-8"
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot read {listing}: {error.strerror}") from error
+
+
+def _csv(listing: Path, file: TextIO) -> Iterator[Row]:
+    """Cells by position: a hostile header of a million names then costs nothing per row."""
+    csv.field_size_limit(_MAX_FIELD)
+    reader = csv.reader(_lines(listing, file), delimiter="\t" if listing.suffix.lower() == ".tsv" else ",")
+    try:
+        header = next(reader, [])
+        wanted = [_column(listing, header, known) for known in (IMAGE_COLUMNS, CAPTION_COLUMNS)]
+        at = [header.index(column) for column in wanted]
+        empty = True
+        for row in filter(None, reader):
+            cells = [row[i] if i < len(row) else None for i in at]
+            yield f"line {reader.line_num}", cells[0], cells[1]
+            empty = False
+    except csv.Error as error:
+        raise UserError(f"cannot read {listing}, line {reader.line_num}: {error}") from error
+    if empty:
+        raise UserError(f"{listing} has no rows below its header")
+
+
+def _jsonl(listing: Path, file: TextIO) -> Iterator[Row]:
+    columns: list[str] = []
+    for number, line in enumerate(_lines(listing, file), 1):
+        if not line.strip():
+            continue
+        place = f"line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield place, None, BadSample(f"{listing.name} {place}", f"is not JSON: {str(error)[:60]}")
+            continue
+        if isinstance(row, Mapping):
+            columns = columns or [
+                _column(listing, list(row), known) for known in (IMAGE_COLUMNS, CAPTION_COLUMNS)
+            ]
+            yield place, row.get(columns[0]), row.get(columns[1])
+        else:
+            yield place, None, BadSample(f"{listing.name} {place}", "is not a row of named columns")
+
+
+def _json(listing: Path, file: TextIO) -> Iterator[Row]:
+    if listing.stat().st_size > MAX_TABLE:
+        raise UserError(f"{listing} is larger than {MAX_TABLE >> 20} MiB; convert it to JSONL, a row a line")
+    try:
+        tree = json.load(file)
+    except UnicodeDecodeError:
+        raise
     except (ValueError, RecursionError) as error:
         raise UserError(f"cannot read {listing}: {str(error)[:100]}") from error
     if isinstance(tree, Mapping) and {"images", "annotations"} <= tree.keys():
-        return _coco_rows(listing, tree)
+        yield from _coco(listing, tree)
+        return
     if not isinstance(tree, list):
         raise UserError(f"{listing} is neither a list of rows nor COCO captions (images, annotations)")
-    return tree
+    rows = [(number, row) for number, row in enumerate(tree, 1) if isinstance(row, Mapping)]
+    if not rows:
+        raise UserError(f"{listing} has no rows of named columns")
+    image, caption = (_column(listing, list(rows[0][1]), known) for known in (IMAGE_COLUMNS, CAPTION_COLUMNS))
+    for number, row in rows:
+        yield f"row {number}", row.get(image), row.get(caption)
 
 
-def _coco_rows(listing: Path, tree: Mapping[str, Any]) -> list[Any]:
+def _coco(listing: Path, tree: Mapping[str, Any]) -> Iterator[Row]:
     try:
         names = {image["id"]: image["file_name"] for image in tree["images"]}
-        pairs = [(names.get(each["image_id"]), each["caption"]) for each in tree["annotations"]]
+        rows = [(names.get(each["image_id"]), each["caption"]) for each in tree["annotations"]]
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{listing} looks like COCO but its annotations have no {error}; give the captions file"
         ) from error
-    return [{"image": name, "caption": caption} for name, caption in pairs]
+    for number, (name, caption) in enumerate(rows, 1):
+        yield f"annotation {number}", name, caption
 
 
-def _column(listing: Path, row: Mapping[str, Any], known: tuple[str, ...]) -> str:
-    lowered = {str(key).strip().lower(): key for key in row}
+def _lines(listing: Path, file: TextIO) -> Iterator[str]:
+    number = 0
+    while line := file.readline(_MAX_LINE):
+        number += 1
+        if len(line) == _MAX_LINE:
+            raise UserError(
+                f"{listing}, line {number}: longer than {_MAX_LINE >> 20} MiB; this is no table of captions"
+            )
+        yield line
+
+
+def _column(listing: Path, columns: Sequence[Any], known: tuple[str, ...]) -> Any:
+    lowered = {str(column).strip().lower(): column for column in columns}
     for name in known:
         if name in lowered:
             return lowered[name]
-    raise UserError(
-        f"{listing} has columns {', '.join(map(str, row))}; one must be called {' or '.join(known[:4])}"
-    )
+    raise UserError(f"{listing} has columns {some(columns)}; one must be called {' or '.join(known[:4])}")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +23,21 @@ from oculex.data.order import generator
 from oculex.data.sources.files import cache_folder, digest
 from oculex.world import (
     DOMAINS,
-    LANGUAGES,
-    STYLES,
+    SENSORS,
+    Scene,
     SceneConfig,
     caption,
     class_names,
     class_of,
     make_scene,
     render_batch,
+    writes,
 )
 
 SIZES = {"train": 16_000, "test": 2_000}
 _CHUNK = 500
+_DRAWN_BY = ("generate", "camera", "language")
+"""The world's files that rendered scenes come from, with all that these import."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +54,27 @@ class WorldSpec:
     tail: float = 0.0
     """Zipf exponent of the concepts' frequencies; 0: all equally often."""
     style: str = "alt"
+    """Of the captions; several joined by + take turns, and so do languages: language=en+de+zh."""
     language: str = "en"
     captions: int = 3
     """Of each scene."""
     most: int = 4
     """Objects in a scene; the fewest is one."""
+    keys: str = ""
+    """What samples have beside image, captions and label: entries of ``SENSORS`` joined by +, made when asked for."""
 
     def config(self) -> SceneConfig:
         return SceneConfig(domain=self.domain, concept_tail=self.tail, objects=(1, self.most))
 
     def count(self) -> int:
         return self.scenes or SIZES[self.split]
+
+    def voices(self) -> list[tuple[str, str]]:
+        """(style, language) of the captions, in turn."""
+        return list(product(self.style.split("+"), self.language.split("+")))
+
+    def sensors(self) -> list[str]:
+        return [key for key in self.keys.split("+") if key]
 
 
 def parse(spec: str) -> WorldSpec:
@@ -75,10 +90,16 @@ def parse(spec: str) -> WorldSpec:
         except ValueError:
             raise UserError(f"{spec}: {key} must be {known[key].__name__}, got {value!r}") from None
     world = WorldSpec(**values)
-    choices: dict[str, Any] = {"split": SIZES, "domain": DOMAINS, "style": STYLES, "language": LANGUAGES}
-    for key, allowed in choices.items():
-        if getattr(world, key) not in allowed:
-            raise UserError(f"{spec}: {key}={getattr(world, key)!r} is not one of {', '.join(allowed)}")
+    chosen: list[tuple[str, str, Collection[str]]] = [
+        ("split", world.split, SIZES),
+        ("domain", world.domain, DOMAINS),
+    ]
+    chosen += [("keys", key, SENSORS) for key in world.sensors()]
+    for key, value, allowed in chosen:
+        if value not in allowed:
+            raise UserError(f"{spec}: {key}={value!r} is not one of {', '.join(allowed)}")
+    for voice in world.voices():
+        writes(*voice)
     if world.scenes < 0 or world.size < 8 or world.captions < 1 or not 1 <= world.most <= 8:
         raise UserError(f"{spec}: scenes and captions are counts, size is at least 8 pixels, most is 1 to 8")
     return world
@@ -87,18 +108,18 @@ def parse(spec: str) -> WorldSpec:
 class EmbeddedWorld:
     """Rendered scenes with captions and the subject's class."""
 
-    def __init__(self, world: WorldSpec) -> None:
-        self.world, self.name = world, "world"
+    def __init__(self, world: WorldSpec, name: str = "world") -> None:
+        self.world, self.name = world, name
         self.classes = tuple(class_names(world.config()))
 
     @classmethod
     def of(cls, spec: str) -> EmbeddedWorld:
-        return cls(parse(spec))
+        return cls(parse(spec), spec)
 
     def held_out(self) -> EmbeddedWorld:
         """Scenes of the test split, of the same kind."""
         scenes = min(self.world.scenes, SIZES["test"]) if self.world.scenes else 0
-        return EmbeddedWorld(replace(self.world, split="test", scenes=scenes))
+        return EmbeddedWorld(replace(self.world, split="test", scenes=scenes), self.name)
 
     def fingerprint(self) -> str:
         return digest([self.world, _version()])
@@ -108,18 +129,29 @@ class EmbeddedWorld:
 
     def __getitem__(self, index: int, /) -> Sample:
         images, texts, labels = self._rendered
-        return {
-            "id": f"{self.world.split}-{index}",
+        world = self.world
+        sample = {
+            "id": f"{world.split}-{index}",
             "image": images[index],
             "captions": texts[index],
             "label": labels[index],
         }
+        if world.keys:
+            scene = self.scene(index)
+            for key in world.sensors():
+                sample[key] = SENSORS[key](scene, world.size, generator(world.seed, index, 0x5E))
+        return sample
+
+    def scene(self, index: int) -> Scene:
+        """What is behind a sample: to be seen from elsewhere, later, or by another sensor."""
+        return make_scene(self.world.seed, index, replace(self.world.config(), split=self.world.split))
 
     @cached_property
     def _rendered(self) -> tuple[np.ndarray, list[list[str]], list[int]]:
-        folder = cache_folder() / "world" / self.fingerprint()
+        drawn = replace(self.world, keys="")  # what is made when asked for is not kept
+        folder = cache_folder() / "world" / EmbeddedWorld(drawn).fingerprint()
         if not folder.exists():
-            _build(self.world, folder)
+            _build(drawn, folder)
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         rows = [
             json.loads(line) for line in (folder / "texts.jsonl").read_text(encoding="utf-8").splitlines()
@@ -129,11 +161,18 @@ class EmbeddedWorld:
 
 @lru_cache(maxsize=1)
 def _version() -> str:
-    """The cache belongs to the code that drew it."""
+    """The cache belongs to the code that drew it; other sensors may change without a scene being drawn anew."""
     import oculex.world
 
-    folder = Path(oculex.world.__file__).parent
-    return digest([path.read_bytes() for path in sorted(folder.glob("*.py"))])
+    folder, todo, texts = Path(oculex.world.__file__).parent, list(_DRAWN_BY), dict[str, str]()
+    while todo:
+        name = todo.pop()
+        path = folder / f"{name}.py"
+        if name not in texts and path.is_file():
+            texts[name] = path.read_text(encoding="utf-8")
+            imports = re.findall(r"^\s*from oculex\.world(?:\.(\w+))? import (.*)", texts[name], re.MULTILINE)
+            todo += [part for module, names in imports for part in (module, *re.findall(r"\w+", names))]
+    return digest(sorted(texts.items()))
 
 
 def _build(world: WorldSpec, folder: Path) -> None:
@@ -192,13 +231,13 @@ def _chunks(world: WorldSpec, starts: list[int]) -> Iterator[tuple[np.ndarray, l
 
 
 def _chunk(world: WorldSpec, start: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    config = world.config()
+    config, voices = world.config(), world.voices()
     indices = range(start, min(start + _CHUNK, world.count()))
     scenes = [make_scene(world.seed, index, replace(config, split=world.split)) for index in indices]
     pixels = render_batch(scenes, world.size, threads=1)
     rows = []
     for scene in scenes:
         rng = generator(world.seed, scene.index, 0xCA)
-        texts = [caption(scene, rng, world.style, world.language) for _ in range(world.captions)]
+        texts = [caption(scene, rng, *voices[n % len(voices)]) for n in range(world.captions)]
         rows.append({"captions": texts, "label": class_of(scene, config)})
     return pixels, rows

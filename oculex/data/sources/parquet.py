@@ -2,52 +2,59 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from oculex.contracts import BadSample, Sample, UserError
+from oculex.contracts import BadSample, Sample, UserError, printable
 from oculex.data.sources.captions import CAPTION_COLUMNS, IMAGE_COLUMNS
-from oculex.data.sources.files import digest, read_inside, stamp
+from oculex.data.sources.files import digest, label, openable, read_inside, some, stamp, texts
 
-_KEPT = 4
+_KEPT = 2
 """Row groups held decoded."""
+_MAX_GROUP = 2 << 30
+"""Bytes of a row group before compression; random access decodes a whole one."""
+_MAX_ROWS = 1 << 22
+"""Rows of a row group."""
+LABEL_COLUMNS = ("label", "labels", "class", "cls")
 
 
 class ParquetShards:
     """Random access by row group; only the image, caption and label columns are read."""
 
     def __init__(self, paths: list[Path], name: str) -> None:
-        import pyarrow.parquet as pq
-
         self.name, self.paths = name, paths
         groups: list[tuple[int, int, int]] = []
-        self.classes: tuple[str, ...] = ()
         for shard, path in enumerate(paths):
-            try:
-                metadata = pq.read_metadata(path)
-            except Exception as error:  # pyarrow raises its own kinds and OSError
-                raise UserError(f"cannot read {path}: {str(error)[:100]}") from error
+            metadata = _metadata(openable(path))
+            if shard == 0:
+                self._choose(metadata, name)
+            if missing := self._chosen() - set(metadata.schema.to_arrow_schema().names):
+                raise UserError(f"{path} has no column {some(missing)}, which {paths[0].name} has")
             groups += [(shard, g, metadata.row_group(g).num_rows) for g in range(metadata.num_row_groups)]
-        columns = pq.read_schema(paths[0]).names
-        lowered = {column.lower(): column for column in columns}
-        pick = lambda known: next((lowered[each] for each in known if each in lowered), None)  # noqa: E731
-        self.image, self.caption = (
-            pick((*IMAGE_COLUMNS, "jpg", "png", "image_bytes", "bytes")),
-            pick(CAPTION_COLUMNS),
-        )
-        self.label = pick(("label", "labels", "class", "cls"))
-        if self.image is None and self.caption is None:
-            raise UserError(
-                f"{name} has columns {', '.join(columns)}; one must hold images and be called image"
-            )
         self._groups = groups
         self._starts = np.concatenate([[0], np.cumsum([rows for *_, rows in groups])]).astype(np.int64)
         if self._starts[-1] == 0:
             raise UserError(f"{name} has no rows")
-        self._cache: OrderedDict[int, list[dict[str, Any]]] = OrderedDict()
+        self._cache: OrderedDict[int, Any] = OrderedDict()
+
+    def _choose(self, metadata: Any, name: str) -> None:
+        schema = metadata.schema.to_arrow_schema()
+        lowered = {column.lower(): column for column in schema.names}
+        pick = lambda known: next((lowered[each] for each in known if each in lowered), None)  # noqa: E731
+        self.image = pick((*IMAGE_COLUMNS, "jpg", "png", "image_bytes", "bytes"))
+        self.caption, self.label = pick(CAPTION_COLUMNS), pick(LABEL_COLUMNS)
+        if self.image is None and self.caption is None:
+            raise UserError(
+                f"{name} has columns {some(schema.names)}; one must hold images and be called image"
+            )
+        self.classes = _class_names(schema.metadata or {}, self.label)
+
+    def _chosen(self) -> set[str]:
+        return {column for column in (self.image, self.caption, self.label) if column is not None}
 
     def fingerprint(self) -> str:
         return digest([stamp(path) for path in self.paths])
@@ -57,36 +64,84 @@ class ParquetShards:
 
     def __getitem__(self, index: int, /) -> Sample:
         group = int(np.searchsorted(self._starts, index, side="right")) - 1
-        row = self._rows(group)[index - int(self._starts[group])]
         shard = self.paths[self._groups[group][0]]
         key = f"{shard.name}#{index}"
-        sample: dict[str, Any] = {"id": key}
+        row = self._row(group, index - int(self._starts[group]), key)
+        sample: dict[str, Any] = {"id": printable(key)}
         if self.image is not None:
             sample["image"] = _bytes(row[self.image], shard, key)
-        if self.caption is not None and row[self.caption]:
-            texts = row[self.caption]
-            sample["captions"] = [str(text) for text in texts] if isinstance(texts, list) else [str(texts)]
-        if self.label is not None and isinstance(row[self.label], int):
-            sample["label"] = row[self.label]
-        return sample
+        if self.caption is not None and (captions := texts(row[self.caption], key)):
+            sample["captions"] = captions
+        return sample | (label(row[self.label], self.classes, key) if self.label is not None else {})
 
-    def _rows(self, group: int) -> list[dict[str, Any]]:
+    def _row(self, group: int, row: int, key: str) -> dict[str, Any]:
+        table = self._table(group)
+        if isinstance(table, str):
+            raise BadSample(key, table)
+        try:
+            return {column: table[column][row].as_py() for column in table.column_names}
+        except Exception as error:  # pyarrow raises its own kinds, IndexError and UnicodeDecodeError
+            raise BadSample(key, f"cannot be read: {str(error)[:100]}") from error
+
+    def _table(self, group: int) -> Any:
+        """A decoded row group, or why there is none, which is found out once and holds for each of its rows."""
         import pyarrow.parquet as pq
 
         if group not in self._cache:
             shard, number, _ = self._groups[group]
-            columns = [c for c in (self.image, self.caption, self.label) if c is not None]
             try:
-                with pq.ParquetFile(self.paths[shard]) as file:
-                    self._cache[group] = file.read_row_group(number, columns=columns).to_pylist()
-            except Exception as error:  # pyarrow raises its own kinds and OSError
-                raise BadSample(f"{self.paths[shard].name} row group {number}", str(error)[:100]) from error
+                binary = _binary_columns(pq.read_metadata(self.paths[shard]), self._chosen())
+                # as dictionaries, so that a value which is repeated a million times is held once
+                with pq.ParquetFile(self.paths[shard], read_dictionary=binary) as file:
+                    table = file.read_row_group(number, columns=sorted(self._chosen()))
+                table.validate(full=True)
+                self._cache[group] = table
+            except Exception as error:  # pyarrow raises its own kinds, OSError and MemoryError
+                self._cache[group] = f"row group {number} cannot be read: {str(error)[:100]}"
             while len(self._cache) > _KEPT:
                 self._cache.popitem(last=False)
+        self._cache.move_to_end(group)
         return self._cache[group]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_cache": OrderedDict()}
+
+
+def _metadata(path: Path) -> Any:
+    """A shard's footer, if what it declares can be true and decoded. Raises UserError."""
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_metadata(path)
+        metadata.schema.to_arrow_schema()
+        groups = [metadata.row_group(g) for g in range(metadata.num_row_groups)]
+        rows = [group.num_rows for group in groups]
+        # a group's columns are not asked for their sizes: on a damaged footer pyarrow aborts the process there
+        sizes = [group.total_byte_size for group in groups]
+    except Exception as error:  # pyarrow raises its own kinds and OSError
+        raise UserError(f"cannot read {path}: {str(error)[:100]}") from error
+    if min(rows, default=0) < 0 or sum(rows) > path.stat().st_size:
+        raise UserError(f"{path} declares {sum(rows):,} rows in {path.stat().st_size:,} bytes; it is damaged")
+    if min(sizes, default=0) < 0 or max(sizes, default=0) > _MAX_GROUP or max(rows, default=0) > _MAX_ROWS:
+        raise UserError(
+            f"{path} has a row group of {max(rows):,} rows, {max(sizes) >> 20:,} MiB, over the limit of "
+            f"{_MAX_GROUP >> 20:,} MiB; write it again with smaller ones, such as row_group_size=256"
+        )
+    return metadata
+
+
+def _binary_columns(metadata: Any, chosen: set[str]) -> list[str]:
+    columns = [metadata.schema.column(c) for c in range(len(metadata.schema))]
+    return [c.path for c in columns if c.physical_type == "BYTE_ARRAY" and c.path.split(".")[0] in chosen]
+
+
+def _class_names(metadata: dict[bytes, bytes], column: str | None) -> tuple[str, ...]:
+    """Class names as the Hugging Face library writes them into the footer."""
+    try:
+        feature = json.loads(metadata[b"huggingface"])["info"]["features"][column]
+        return tuple(printable(str(name), 200) for name in feature["names"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return ()
 
 
 def _bytes(value: Any, shard: Path, key: str) -> bytes:
