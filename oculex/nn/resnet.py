@@ -71,12 +71,17 @@ class ModifiedResNet(nn.Module):
 
     projection_bias = True
 
-    def __init__(self, size: int, width: int, layers: tuple[int, ...], heads: int) -> None:
+    def __init__(self, size: int, width: int, layers: tuple[int, ...], heads: int, channels: int = 3) -> None:
         super().__init__()
         reduction = 2 ** (len(layers) + 1)
         self.width = reduction * width
+        self.strides = tuple(4 * 2**n for n in range(len(layers)))
+        self.channels = tuple(4 * width * 2**n for n in range(len(layers)))
         half = width // 2
-        self.conv1, self.norm1 = nn.Conv2d(3, half, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(half)
+        self.conv1, self.norm1 = (
+            nn.Conv2d(channels, half, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(half),
+        )
         self.conv2, self.norm2 = nn.Conv2d(half, half, 3, padding=1, bias=False), nn.BatchNorm2d(half)
         self.conv3, self.norm3 = nn.Conv2d(half, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
         inside, stages = width, []
@@ -91,19 +96,22 @@ class ModifiedResNet(nn.Module):
         self.pool = AttentionPool(size // reduction, self.width, heads)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the layout convolutions are fast in
 
-    def tokens(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], tuple[int, int]]:
+    def tokens(self, image: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b n d"], tuple[int, int]]:
         """The last stage's map as tokens, and its grid."""
-        features = self.features(image)
+        features = self.pyramid(image)[-1]
         return features.flatten(2).transpose(1, 2), (features.shape[2], features.shape[3])
 
-    def features(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d i j"]:
+    def pyramid(self, image: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b d i j"]]:
+        """The map after each stage, finest first."""
         image = image.contiguous(memory_format=torch.channels_last)
         x = F.relu(self.norm1(self.conv1(image)))
         x = F.relu(self.norm2(self.conv2(x)))
         x = F.avg_pool2d(F.relu(self.norm3(self.conv3(x))), 2)
+        maps = []
         for stage in self.stages:
             x = stage(x)
-        return x
+            maps.append(x)
+        return maps
 
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        return self.pool(self.features(image))
+    def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        return self.pool(self.pyramid(image)[-1])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from oculex.data.collate import Ragged
-from oculex.nn.blocks import Block
+from oculex.nn.blocks import Block, Packing
 
 
 class TextTransformer(nn.Module):
@@ -43,14 +44,27 @@ class TextTransformer(nn.Module):
 
     def tokens(self, text: Ragged) -> Float[Tensor, "b l d"]:
         """Every token's vector after the last block and the norm. Raises ValueError beyond the context."""
+        x, packing = self._embed(text)
+        for block in self.blocks:
+            x = block(x, causal=True, packing=packing)
+        x = self.norm(x)
+        return x if packing is None else packing.pad(x)
+
+    def forward(self, text: Ragged) -> Float[Tensor, "b d"]:
+        x, packing = self._embed(text)
+        *before, last = self.blocks
+        for block in before:
+            x = block(x, causal=True, packing=packing)
+        return self.norm(last(x, causal=True, packing=packing, at=text.lengths - 1))
+
+    def _embed(self, text: Ragged) -> tuple[Tensor, Packing | None]:
+        """Tokens and positions, packed, so that no padding is computed on. How many tokens there are is known only from
+        the data: a graph that is compiled or exported keeps the padding, and with it its shapes."""
         length = text.values.shape[1]
         if length > self.context:
             raise ValueError(f"a text of {length} tokens is longer than the context of {self.context}")
-        x = self.embedding(text.values) + self.positions[:length]
-        for block in self.blocks:
-            x = block(x, causal=True)
-        return self.norm(x)
-
-    def forward(self, text: Ragged) -> Float[Tensor, "b d"]:
-        last = (text.lengths - 1)[:, None, None].expand(-1, 1, self.width)
-        return self.tokens(text).gather(1, last)[:, 0]
+        if torch.compiler.is_compiling():
+            return self.embedding(text.values) + self.positions[:length], None
+        packing = Packing.of(text.lengths, length)
+        places = packing.slots % length
+        return self.embedding(packing.pack(text.values)) + F.embedding(places, self.positions), packing

@@ -70,7 +70,8 @@ class VisionTransformer(nn.Module):
             x = self.patches(cut) + positions[1:][keep]
         else:
             x = self.patches(cut) + positions[1:]
-        first = (self.class_token + positions[0]).to(x.dtype).expand(x.shape[0], 1, -1)  # len(x) would fix the batch in a trace
+        # x.shape[0], because len(x) would fix the batch size of a traced model
+        first = (self.class_token + positions[0]).to(x.dtype).expand(x.shape[0], 1, -1)
         return self.norm_pre(torch.cat([first, x], dim=1)), grid
 
     def cut(self, image: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b n v"], tuple[int, int]]:
@@ -91,17 +92,25 @@ class VisionTransformer(nn.Module):
         Without ``keep``, in training ``patch_dropout`` of the patches are left out, different ones for each image (FLIP,
         Li et al. 2023, section 3), and n is smaller than the grid.
         """
-        if keep is None and self.training and self.patch_dropout > 0:
-            n = (image.shape[2] // self.patch) * (image.shape[3] // self.patch)
-            kept = max(1, round(n * (1 - self.patch_dropout)))
-            keep = torch.rand(len(image), n, device=image.device).topk(kept, dim=1).indices
-        x, grid = self.embed(image, keep)
+        x, grid = self.embed(image, self._kept(image) if keep is None else keep)
         for block in self.blocks:
             x = block(x)
         return x, grid
 
     def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
-        return self.norm_post(self.tokens(image)[0][:, 0])
+        x, _ = self.embed(image, self._kept(image))
+        *before, last = self.blocks
+        for block in before:
+            x = block(x)
+        return self.norm_post(last(x, at=torch.zeros(x.shape[0], dtype=torch.long, device=x.device)))
+
+    def _kept(self, image: Float[Tensor, "b c h w"]) -> Int[Tensor, "b k"] | None:
+        """The patches that patch dropout leaves; None: all of them."""
+        if not self.training or self.patch_dropout == 0:
+            return None
+        n = (image.shape[2] // self.patch) * (image.shape[3] // self.patch)
+        kept = max(1, round(n * (1 - self.patch_dropout)))
+        return torch.rand(len(image), n, device=image.device).topk(kept, dim=1).indices
 
     def table(self, grid: tuple[int, int]) -> Float[Tensor, "n d"]:
         """Positions of the class token and of a grid's patches, [1 + N, D]."""

@@ -1,0 +1,89 @@
+"""Causal language models: any of transformers', with published weights or fresh ones of a given shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from oculex.contracts import UserError
+from oculex.data.collate import Ragged
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    language: str = "llama"
+    """A model type of transformers for fresh weights (llama, gpt2, qwen2 ...), or the folder or hub name of a
+    published model, whose own sizes then count."""
+    language_width: int = 768
+    language_layers: int = 12
+    language_heads: int = 12
+    context: int = 1024
+    """Most tokens of a sequence."""
+    vocabulary: int = 50_257
+    tokenizer: str = "hub:openai-community/gpt2"
+    """hub:NAME, clip, corpus:SIZE for byte pairs learnt from the training texts, or a tokenizer.json."""
+
+
+def language_model(config: LanguageConfig) -> Any:
+    """A transformers model for causal language modelling. No code but transformers' own is run.
+
+    Raises UserError for a type that transformers does not know, for a model that cannot be reached, and for one whose
+    vocabulary or context is smaller than the configuration's.
+    """
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+
+    c = config
+    if c.language in CONFIG_MAPPING:
+        shape = AutoConfig.for_model(
+            c.language,
+            hidden_size=c.language_width,
+            num_hidden_layers=c.language_layers,
+            num_attention_heads=c.language_heads,
+            max_position_embeddings=c.context,
+            vocab_size=c.vocabulary,
+            tie_word_embeddings=True,
+            **_REST.get(c.language, lambda c: {})(c),
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=None,
+        )
+        return AutoModelForCausalLM.from_config(shape, attn_implementation="sdpa")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            c.language, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(
+            f"language={c.language!r} is neither a model type of transformers nor a model that can be opened: "
+            f"{' '.join(str(error).split())[:160]}; give llama, gpt2 or a folder with config.json and safetensors"
+        ) from error
+    known: int = model.get_input_embeddings().num_embeddings  # type: ignore[assignment, union-attr]
+    longest = getattr(model.config, "max_position_embeddings", c.context)
+    if known < c.vocabulary or longest < c.context:
+        raise UserError(
+            f"{c.language} has {known} tokens and a context of {longest}, the recipe wants vocabulary={c.vocabulary} "
+            f"and context={c.context}; set both to what the model has"
+        )
+    return model
+
+
+def _llama(c: LanguageConfig) -> dict[str, Any]:
+    """Llama's inner width, 8/3 of the outer one, rounded up to a multiple of 32."""
+    return {
+        "intermediate_size": -(-c.language_width * 8 // 3 // 32) * 32,
+        "num_key_value_heads": c.language_heads,
+    }
+
+
+_REST = {"llama": _llama, "qwen2": _llama, "mistral": _llama}
+"""Sizes that follow from the width where a model type's own defaults are for one size alone."""
+
+
+def padding_mask(text: Ragged) -> Int[Tensor, "b l"]:
+    """1 on tokens, 0 on padding, as transformers' models take it."""
+    positions = torch.arange(text.values.shape[1], device=text.values.device)
+    return (positions < text.lengths[:, None]).long()
