@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jaxtyping import install_import_hook
@@ -25,6 +26,53 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory):
     os.environ["OCULEX_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     yield
     os.environ.pop("OCULEX_CACHE")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--record-evidence",
+        action="store_true",
+        help="Write what the tests measure into oculex/evidence, and run their long measurements at full length.",
+    )
+
+
+_PASSED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    report = yield
+    if report.when == "call":
+        item.stash[_PASSED] = report.passed
+    return report
+
+
+class Evidence:
+    """What a test measures for a row of the catalog: ``evidence("clip", "learning", top1=0.93)``.
+
+    Kept with --record-evidence alone, and only where the test passes.
+    """
+
+    def __init__(self, test: str, recording: bool) -> None:
+        self.test, self.recording = test, recording
+        self.facts: list[tuple[str, str, dict[str, Any]]] = []
+
+    def __call__(self, system: str, point: str, **facts: Any) -> None:
+        self.facts.append((system, point, facts))
+
+    def write(self) -> None:
+        from oculex import catalog
+
+        for system, point, facts in self.facts:
+            catalog.record(system, point, {self.test.rsplit("::", 1)[1]: {"test": self.test, **facts}})
+
+
+@pytest.fixture
+def evidence(request: pytest.FixtureRequest):
+    kept = Evidence(request.node.nodeid, request.config.getoption("--record-evidence"))
+    yield kept
+    if kept.recording and request.node.stash.get(_PASSED, False):
+        kept.write()
 
 
 @pytest.fixture(scope="session", params=[2, 4], ids=["2-ranks", "4-ranks"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -78,7 +79,8 @@ def write_text(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # which a read-only file system raises for what is not there
+            part.unlink()
         raise UserError(
             f"cannot write {path}: {error.strerror}; free space or make the folder writable"
         ) from error
@@ -102,13 +104,24 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a JSONL file; a last line that a crash cut short is left out."""
+    """The whole lines of a JSONL file; a last line that a crash cut short is left out.
+
+    Raises UserError for any other line that is not JSON.
+    """
     if not path.exists():
         return
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)
+    torn = 0
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            if torn:
+                raise UserError(f"line {torn} of {path} is damaged; remove it, and the rest can be read")
+            try:
+                value = json.loads(line)
+            except ValueError:
+                torn = number
+            else:
+                if line.endswith("\n"):
+                    yield value
 
 
 def cut_after(path: Path, step: int) -> None:
@@ -116,6 +129,14 @@ def cut_after(path: Path, step: int) -> None:
     if path.exists():
         kept = [line for line in read_lines(path) if line["step"] <= step]
         write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+
+
+def finished(folder: RunFolder) -> bool:
+    """Whether a run has had its evaluation at its last step."""
+    if not folder.plan.exists():
+        return False
+    steps = read_json(folder.plan)["steps"]
+    return any(line["step"] == steps for line in read_lines(folder.evaluations))
 
 
 def machine() -> dict[str, Any]:

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import Any
 
 from oculex.contracts import Recipe, UserError
-from oculex.training.folder import RunFolder, append_line, read_lines
+from oculex.training.folder import RunFolder, append_line
 
 
-class Log:
-    """Averages the losses between logged steps and writes them, with rate and data wait."""
+class Silence:
+    """What all ranks but the first say."""
+
+    def step(self, step: int, values: dict[str, float], samples: int, waited: float) -> None: ...
+
+    def evaluation(self, step: int, metrics: dict[str, Any]) -> None: ...
+
+    def seconds(self) -> float:
+        return 0.0
+
+    def close(self) -> None: ...
+
+
+class Log(Silence):
+    """Writes the losses of every so many steps, with the rate and the data wait since the last written one."""
 
     def __init__(
-        self, folder: RunFolder, recipe: Recipe, start: int, steps: int, quiet: bool = False
+        self, folder: RunFolder, recipe: Recipe, start: int, steps: int, spent: float, quiet: bool = False
     ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
@@ -23,14 +37,17 @@ class Log:
         self._wandb = _wandb(recipe, folder) if recipe.logging.wandb else None
         self._bar = None if quiet else _bar(start, steps)
         self._since, self._waited, self._seen, self._pending = time.perf_counter(), 0.0, 0, 0.0
-        self._spent = max((line["seconds"] for line in read_lines(folder.metrics)), default=0.0)
+        self._spent = spent
 
     def step(self, step: int, values: dict[str, float], samples: int, waited: float) -> None:
-        """``step`` counts finished updates; ``samples`` were in this one; ``waited`` seconds went by for its data."""
+        """``step`` counts finished updates; ``samples`` were in this one; ``waited`` seconds went by for its data.
+
+        A step that was left out has no values, and no line.
+        """
         self._seen += samples
         self._pending = time.perf_counter() - self._since
         self._waited += waited
-        if step % self.recipe.logging.every == 0 or step == self.steps:
+        if values and (step % self.recipe.logging.every == 0 or step == self.steps):
             elapsed = time.perf_counter() - self._since
             rate, wait = self._seen / elapsed, self._waited / elapsed
             line = {"step": step, "samples": step * self.recipe.batch, **values}
@@ -55,7 +72,7 @@ class Log:
 
     def evaluation(self, step: int, metrics: dict[str, Any]) -> None:
         """``metrics``: name -> {value, low, high, n}."""
-        seconds = round(self._spent + self._pending, 2)
+        seconds = round(self.seconds(), 2)
         line = {"step": step, "samples": step * self.recipe.batch, "seconds": seconds, "metrics": metrics}
         append_line(self.folder.evaluations, line)
         for name, estimate in metrics.items():
@@ -64,8 +81,15 @@ class Log:
             self._wandb.log({name: estimate["value"] for name, estimate in metrics.items()}, step=step)
         self._since = time.perf_counter() - self._pending  # an evaluation is not training time
 
+    def seconds(self) -> float:
+        """Training time so far, up to the last step."""
+        return self._spent + self._pending
+
     def close(self) -> None:
-        self._tensorboard.close()
+        with contextlib.suppress(
+            OSError
+        ):  # a full disk has been told, and the lines of metrics.jsonl are what counts
+            self._tensorboard.close()
         if self._bar is not None:
             self._bar.stop()
         if self._wandb is not None:

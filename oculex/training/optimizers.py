@@ -13,6 +13,7 @@ from torch import nn
 from oculex import contracts
 from oculex.contracts import Stage, UserError
 from oculex.nn.blocks import Block
+from oculex.training.sgd_sai import SGDSaI
 
 Build = Callable[[list[dict], contracts.Optimizer], torch.optim.Optimizer]
 
@@ -26,7 +27,11 @@ def _sgd(groups: list[dict], c: contracts.Optimizer) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=c.lr, momentum=c.momentum, nesterov=c.momentum > 0, fused=True)
 
 
-OPTIMIZERS: dict[str, Build] = {"adamw": _adamw, "sgd": _sgd}
+def _sgd_sai(groups: list[dict], c: contracts.Optimizer) -> torch.optim.Optimizer:
+    return SGDSaI(groups, lr=c.lr, momentum=c.momentum, eps=c.eps)
+
+
+OPTIMIZERS: dict[str, Build] = {"adamw": _adamw, "sgd": _sgd, "sgd_sai": _sgd_sai}
 
 
 def build(system: nn.Module, config: contracts.Optimizer, stage: Stage) -> torch.optim.Optimizer:
@@ -37,36 +42,57 @@ def build(system: nn.Module, config: contracts.Optimizer, stage: Stage) -> torch
     """
     if config.part not in OPTIMIZERS:
         raise UserError(f"optimizer.part={config.part!r} is unknown; known: {', '.join(OPTIMIZERS)}")
+    freeze(system, stage)
     names = [name for name, _ in system.named_parameters()]
     for pattern in (*stage.trainable, *(pattern for pattern, _ in stage.lr_scale)):
         if not any(fnmatchcase(name, pattern) for name in names):
             raise UserError(
                 f"stage {stage.name!r}: no parameter matches {pattern!r}; names look like {names[0]!r}"
             )
-    depth = layer_scales(system, config.layer_decay)
+    depth, spared = layer_scales(system, config.layer_decay), undecayed(system)
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in system.named_parameters():
-        parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in stage.trainable))
         if parameter.requires_grad:
             scale = (
                 next((s for pattern, s in stage.lr_scale if fnmatchcase(name, pattern)), 1.0) * depth[name]
             )
-            groups[scale, config.weight_decay if parameter.ndim >= 2 else 0.0].append(parameter)
+            decayed = parameter.ndim >= 2 and name not in spared
+            groups[scale, config.weight_decay if decayed else 0.0].append(parameter)
     return OPTIMIZERS[config.part](
         [{"params": p, "scale": scale, "weight_decay": decay} for (scale, decay), p in groups.items()], config
     )
+
+
+def undecayed(system: nn.Module) -> set[str]:
+    """Parameters of two or more dimensions that modules want spared (``undecayed``: a table of biases, say)."""
+    return {
+        f"{prefix}.{name}".lstrip(".")
+        for prefix, module in system.named_modules()
+        for name in getattr(module, "undecayed", ())
+    }
+
+
+def freeze(system: nn.Module, stage: Stage) -> None:
+    """What the stage does not train takes no gradient."""
+    for name, parameter in system.named_parameters():
+        parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in stage.trainable))
 
 
 def layer_scales(system: nn.Module, decay: float) -> dict[str, float]:
     """Multiple of the learning rate of each parameter under layer-wise decay (BEiT, appendix; Clark et al. 2020).
 
     In a tower with n blocks, block i has ``decay ** (n - i)``, what stands before the blocks ``decay ** (n + 1)``
-    and what stands after them 1. Parameters outside any tower have 1.
+    and what stands after them 1. Parameters outside any tower have 1. A tower that groups its modules itself
+    (``by_depth``) gives group i of n ``decay ** (n - 1 - i)``.
     """
     scales = dict.fromkeys((name for name, _ in system.named_parameters()), 1.0)
     if decay == 1.0:
         return scales
+    names = {parameter: name for name, parameter in system.named_parameters()}
     for prefix, tower in system.named_modules():
+        groups = tower.by_depth() if hasattr(tower, "by_depth") else []  # type: ignore[operator]
+        for n, group in enumerate(reversed(groups)):
+            scales |= {names[parameter]: decay**n for module in group for parameter in module.parameters()}
         stacks = [
             (n, m)
             for n, m in tower.named_children()
@@ -100,6 +126,19 @@ def rate(schedule: contracts.Schedule, step: int, steps: int) -> float:
         return (step + 1) / (warmup + 1)
     t = min(1.0, (step - warmup) / max(1.0, steps - warmup))
     return schedule.floor + (1 - schedule.floor) * SHAPES[schedule.shape](t)
+
+
+def decay(schedule: contracts.Schedule, start: float, step: int, steps: int) -> float:
+    """Weight decay at ``step`` of a stage of ``steps``, from ``start`` to where the schedule leads it."""
+    end = start if schedule.weight_decay is None else schedule.weight_decay
+    return end + (start - end) * SHAPES["cosine"](step / steps)
+
+
+def set_decay(optimizer: torch.optim.Optimizer, weight_decay: float) -> None:
+    """Of the groups that are decayed at all."""
+    for group in optimizer.param_groups:
+        if group["weight_decay"]:
+            group["weight_decay"] = weight_decay
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from oculex.contracts import Recipe, Source, Stage, UserError
+from oculex.contracts import BadSample, Recipe, Source, Stage, UserError
 from oculex.data.loader import Steps
 from oculex.data.order import Order
 from oculex.data.sources import open_source
 from oculex.data.split import split
 from oculex.data.views import captions
+from oculex.training import recipes
+from oculex.training.folder import RunFolder, read_json, write_json
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -77,6 +79,21 @@ class Pool:
         order = Order([len(source) for source in self.train], self.weights, recipe.seed)
         return Steps(self.train, order, view, recipe.batch, recipe.seed, rank, ranks)
 
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order; empty where the sources have none, or name different ones."""
+        named = {source.classes for source in self.train}
+        return named.pop() if len(named) == 1 else ()
+
+    def first_view(self, view: Any) -> None:
+        """One view of each source, where it has a sample that can be read."""
+        for source in self.train:
+            for index in range(len(source)):
+                try:
+                    view(source[index], None)
+                    break
+                except BadSample:
+                    continue  # counted and named when it is trained on
+
     def texts(self) -> Any:
         """All training captions, for a tokenizer learnt from them."""
         for source in self.train:
@@ -85,8 +102,6 @@ class Pool:
 
 def source_texts(source: Source) -> Any:
     """The captions of a source; class names where samples have labels and no captions."""
-    from oculex.contracts import BadSample
-
     for index in range(len(source)):
         try:
             sample = source[index]
@@ -107,3 +122,89 @@ def open_pool(specs: Sequence[str], holdout: float) -> Pool:
         tuple(held for _, held in parts if held is not None),
         tuple(weights) or None,
     )
+
+
+Pools = dict[tuple[str, ...], Pool]
+"""The data of a run by its specifications: the recipe's, and those of stages that have their own."""
+
+
+def open_pools(recipe: Recipe) -> Pools:
+    """All that the run will train on, so that a mistake in a late stage is found before the first."""
+    specs = [recipe.data.sources, *(stage.sources for stage in recipe.stages if stage.sources)]
+    return {each: open_pool(each, recipe.data.holdout) for each in dict.fromkeys(specs)}
+
+
+# ----------------------------------------------------------------------------------------- what was decided
+
+HOW = (
+    "preset", "strategy", "accumulate", "compile", "activation_checkpointing", "data.workers", "data.bad_limit",
+    "checkpoint", "evaluation", "logging", "optimizer.spike",
+)  # fmt: skip
+"""Fields that a run may be resumed with other values of: they say how it is computed, kept and watched, not what."""
+
+
+def decide(
+    folder: RunFolder, recipe: Recipe, pools: Pools, seconds_per_step: float | None = None
+) -> dict[str, Any]:
+    """Writes plan.json: steps, the recipe they were decided for, and what data it was."""
+    decided = {
+        "steps": steps_for(recipe, seconds_per_step),
+        "skips": [],
+        "data": _fingerprints(pools),
+        "recipe": recipes.to_tree(recipe),
+    }
+    write_json(folder.plan, decided)
+    return decided
+
+
+def read(folder: RunFolder) -> dict[str, Any]:
+    return read_json(folder.plan)
+
+
+def skip(folder: RunFolder, step: int) -> None:
+    """Leaves a step's batch out of the run from now on."""
+    decided = read(folder)
+    write_json(folder.plan, decided | {"skips": sorted({*decided.get("skips", ()), step})})
+
+
+def check_recipe(decided: Mapping[str, Any], recipe: Recipe, folder: RunFolder) -> None:
+    """Raises UserError that names the fields of recipe.json by which the run would become another one."""
+    before = _flat(decided.get("recipe", {}))
+    now = _flat(recipes.to_tree(recipe))
+    changed = [
+        f"{name}={now.get(name)} (was {value})"
+        for name, value in before.items()
+        if now.get(name) != value and not name.startswith(HOW)
+    ]
+    if changed:
+        raise UserError(
+            f"{folder.recipe} was changed since the run began: {', '.join(changed)}; put it back, or start a new run "
+            f"with `oculex train {recipe.system} --set ...`"
+        )
+
+
+def check_data(decided: Mapping[str, Any], pools: Pools) -> None:
+    """Raises UserError that names the sources that are not what they were."""
+    now, before = _fingerprints(pools), decided["data"]
+    changed = [name for name, digest in now.items() if before.get(name) != digest]
+    changed += [name for name in before if name not in now]
+    if changed:
+        raise UserError(
+            f"the data changed since this run began ({', '.join(changed)}); restore it, or start a new run"
+        )
+
+
+def _fingerprints(pools: Pools) -> dict[str, str]:
+    return {name: digest for pool in pools.values() for name, digest in pool.fingerprints().items()}
+
+
+def _flat(tree: Any, name: str = "") -> dict[str, Any]:
+    """Leaves by dotted name."""
+    if not isinstance(tree, (dict, list)) or not tree:
+        return {name: tree}
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    return {
+        leaf: value
+        for key, entry in items
+        for leaf, value in _flat(entry, f"{name}.{key}" if name else str(key)).items()
+    }

@@ -43,19 +43,26 @@ def change(recipe: Recipe, changes: Mapping[str, Any] | Sequence[str]) -> Recipe
     """The recipe with fields set by dotted name: {"optimizer.lr": 1e-3} or ["optimizer.lr=1e-3"].
 
     A name that is not the recipe's own is looked for in its model, so ``width=256`` means ``model.width=256``;
-    a number indexes a tuple (``stages.0.name``).
+    a number indexes a tuple (``stages.0.name``). A field of the model that its other fields leave without effect
+    (``model.unused()``) is refused.
     """
     if not isinstance(changes, Mapping):
         changes = _pairs(changes)
-    tree, mistakes = to_tree(recipe), []
+    tree, mistakes, asked = to_tree(recipe), [], {}
     for name, value in changes.items():
         path = name.split(".")
         if path[0] not in tree and path[0] in tree["model"]:
             path = ["model", *path]
+        asked[".".join(path)] = name
         mistakes += _set(tree, path, value, name)
     if mistakes:
         raise UserError("; ".join(mistakes))
-    return from_tree(tree, type(recipe.model))
+    changed = from_tree(tree, type(recipe.model))
+    unused = changed.model.unused() if hasattr(changed.model, "unused") else {}
+    idle = [f"{asked[f'model.{n}']} {why}" for n, why in unused.items() if f"model.{n}" in asked]
+    if idle:
+        raise UserError(f"{'; '.join(idle)}; leave it out")
+    return changed
 
 
 def _pairs(texts: Sequence[str]) -> dict[str, Any]:

@@ -3,11 +3,15 @@
 Whatever the number of ranks R and of micro-batches A, the gradients equal those of one process that holds the whole
 batch at once. Randomness is seeded by (seed, step, index of the micro-batch in the global batch), so a
 micro-batch draws the same dropout whether it is encoded once or twice, on one rank or on many.
+
+BatchNorm is the one exception that no bookkeeping removes: it normalises by the micro-batch it sees, so there the
+gradients depend on the size of a micro-batch, and on nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,6 +22,8 @@ from torch import Tensor, nn
 from oculex.contracts import Batch, Features
 from oculex.data import collate
 from oculex.data.order import mix
+from oculex.training import ranks
+from oculex.training.statistics import Statistics
 
 _LOSSES = 1 << 40
 
@@ -34,53 +40,72 @@ class Trainee(nn.Module):
 
 
 def backward(
-    fabric: Fabric, model: Any, batch: Batch, *, micro: int, accumulate: int, seed: int, step: int
+    fabric: Fabric, model: Any, batch: Batch, *, accumulate: int, seed: int, step: int
 ) -> dict[str, Tensor]:
     """Adds the gradients of one update to the parameters; returns each loss and their total, over the global batch.
 
-    ``micro`` is the number of rows of a whole micro-batch; a batch with unreadable samples has fewer rows.
+    ``batch`` is this rank's; it is cut into ``accumulate`` micro-batches, unequal ones where unreadable samples have
+    left rows that do not divide.
     """
     system = model.module.system
     rows = collate.size(batch)
-    slices = [collate.rows(batch, i, min(i + micro, rows)) for i in range(0, rows, micro)]
+    cuts = (
+        [rows * i // accumulate for i in range(accumulate + 1)]
+        if rows >= accumulate
+        else list(range(rows + 1))
+    )
+    spans = [slice(start, stop) for start, stop in pairwise(cuts)]
+    slices = [collate.rows(batch, span.start, span.stop) for span in spans]
     first = fabric.global_rank * accumulate
     counts = _rows_by_rank(fabric, rows)
+
+    statistics = Statistics(system, alone=fabric.world_size == 1 and len(slices) == 1)
 
     def encode(index: int) -> dict[str, Tensor]:
         torch.manual_seed(mix(seed, step, first + index))
         return model(lambda s: s.encode(slices[index]))
 
+    def whole_losses(own: dict[str, Tensor]) -> Tensor:
+        torch.manual_seed(mix(seed, step, _LOSSES + fabric.global_rank))
+        return total.add(model(lambda s: s.losses(_gathered(own, s.gathers, counts, fabric), batch)), 1.0)
+
     total = _Total(fabric, system, _items(fabric, system, batch, rows))
     if not system.gathers:
         for index, part in enumerate(slices):
-            with fabric.no_backward_sync(model, enabled=index + 1 < len(slices)):
+            with fabric.no_backward_sync(model, enabled=index + 1 < len(slices)), statistics.counted():
                 own = encode(index)
                 terms = model(lambda s, own=own, part=part: s.losses(Features(own), part))
                 fabric.backward(total.add(terms, collate.size(part) / rows))
     elif len(slices) == 1:
-        own = encode(0)
-        torch.manual_seed(mix(seed, step, _LOSSES + fabric.global_rank))
-        fabric.backward(
-            total.add(model(lambda s: s.losses(_gathered(own, s.gathers, counts, fabric), batch)), 1.0)
-        )
+        with statistics.counted():
+            fabric.backward(whole_losses(encode(0)))
     else:
-        with torch.no_grad():
-            encoded = [encode(index) for index in range(len(slices))]
-        own = {name: torch.cat([part[name] for part in encoded]).requires_grad_() for name in encoded[0]}
-        torch.manual_seed(mix(seed, step, _LOSSES + fabric.global_rank))
-        with fabric.no_backward_sync(model):
-            fabric.backward(
-                total.add(model(lambda s: s.losses(_gathered(own, s.gathers, counts, fabric), batch)), 1.0)
-            )
+        encoded = []
+        for index in range(len(slices)):
+            with torch.no_grad(), statistics.counted():
+                encoded.append(encode(index))
+        own = {name: torch.cat([part[name] for part in encoded]) for name in encoded[0]}
+        for value in own.values():
+            value.requires_grad_(value.is_floating_point())
+        with fabric.no_backward_sync(model), statistics.counted():
+            fabric.backward(whole_losses(own))
+        scale = ranks.loss_scale(fabric)  # which the cached gradients already have
         heads = [p for p in system.parameters() if p.grad is not None]
         for index in range(len(slices)):
-            with fabric.no_backward_sync(model, enabled=index + 1 < len(slices)):
+            last = index + 1 == len(slices)
+            with fabric.no_backward_sync(model, enabled=not last), statistics.kept():
                 again = encode(index)
-                span = slice(index * micro, index * micro + collate.size(slices[index]))
-                pulled: Any = sum((again[name] * own[name].grad[span]).sum() for name in again)  # type: ignore[index, misc]
-                if index + 1 == len(slices):  # the engine reduces a gradient when the parameter takes part
+                pulled: Any = sum(
+                    (again[name] * value.grad[spans[index]]).sum()
+                    for name, value in own.items()
+                    if value.grad is not None
+                )
+                if last:  # the engine reduces a gradient when the parameter takes part
                     pulled = pulled + sum((p * 0).sum() for p in heads)
-                pulled.backward()
+                if isinstance(pulled, Tensor) and pulled.requires_grad:
+                    fabric.backward(pulled / scale)
+    statistics.settle()
+    ranks.reduce_whole(fabric, system)
     return total.values()
 
 

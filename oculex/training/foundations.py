@@ -1,0 +1,78 @@
+"""Foundations: trained systems that other systems learn from, by name. What is trained for it is trained once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from oculex import catalog
+from oculex.contracts import System, UserError
+from oculex.data.assets import RunAssets
+from oculex.data.sources.files import cache_folder, digest
+from oculex.nn.timm_classifier import TimmClassifier
+from oculex.training import checkpoint, plan, ranks, recipes
+from oculex.training.folder import RunFolder, finished
+
+
+def foundation(spec: str) -> Any:
+    """A trained system in evaluation mode.
+
+    ``spec``: the folder of a run; NAME:PRESET, a catalog system that is trained by that preset once and kept in the
+    cache under a digest of its recipe and data; timm:MODEL, a public classifier. Raises UserError for anything else.
+    """
+    kind, colon, name = spec.partition(":")
+    if kind == "timm":
+        return TimmClassifier(name).eval()
+    folder = _trained(kind, name) if colon else RunFolder.open(Path(spec))
+    return load(folder).eval()  # type: ignore[attr-defined]
+
+
+def load(folder: RunFolder) -> System:
+    """The system of a run with the weights of its last checkpoint (the averaged ones where it has them)."""
+    from oculex.training import loop  # which hands ``foundation`` to the systems that it builds
+
+    recipe = loop.load_recipe(folder)
+    saved = checkpoint.latest(folder)
+    if saved is None:
+        raise UserError(f"{folder.path} has no whole checkpoint; `oculex resume {folder.path}` trains it")
+    system: Any = catalog.load(recipe.system).system.build(recipe.model, RunAssets(folder.assets, None))
+    name = "average" if (saved / "average.safetensors").exists() else "weights"
+    checkpoint.load_weights(system, checkpoint.tensors(saved, name), saved)
+    return system
+
+
+def _trained(name: str, preset: str) -> RunFolder:
+    from filelock import FileLock
+
+    from oculex.training import loop
+
+    recipe = recipes.preset(catalog.load(name), name, preset)
+    tree = json.dumps(recipes.to_tree(recipe), sort_keys=True)
+    pool = plan.open_pool(recipe.data.sources, recipe.data.holdout)
+    key = digest([tree, sorted(pool.fingerprints().items())])
+    path = cache_folder() / "foundations" / f"{name}-{preset}-{key}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        folder = RunFolder(path)
+        if not finished(folder):
+            if ranks.size() > 1:
+                raise UserError(
+                    f"{name}:{preset} is not trained yet; start once without torchrun, which trains it"
+                )
+            begun = folder.plan.exists()
+            _say(f"{'going on with' if begun else 'training'} the foundation {name}:{preset}, once")
+            loop.resume(folder, _unjudged) if begun else loop.start(recipe, path, _unjudged)
+        if not finished(folder):
+            raise UserError(f"stopped before {name}:{preset} was trained; the same command goes on with it")
+    return folder
+
+
+def _unjudged(*_: Any) -> dict[str, Any]:
+    return {}
+
+
+def _say(text: str) -> None:
+    from rich.console import Console
+
+    Console(stderr=True).print(text)

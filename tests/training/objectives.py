@@ -1,0 +1,185 @@
+"""A small system for every objective, and for every way in which a system can use the step: all are trained on ``batch``.
+
+A new objective is one class and one line in ``KINDS``.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from oculex.contracts import System
+from oculex.data.assets import RunAssets
+from oculex.data.collate import Ragged
+from oculex.objectives.captioning import bag_of_words, next_token, predicted, word_bags
+from oculex.objectives.classification import soft_cross_entropy
+from oculex.objectives.contrastive import contrastive
+from oculex.objectives.reconstruction import hidden_error, squared_error
+from oculex.objectives.self_distillation import centred_targets, self_distillation
+from oculex.systems.contrastive.clip import CLIP, CLIPConfig
+
+ROWS, WORDS = 16, 11
+
+
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "x": torch.randn(ROWS, 6, generator=generator),
+        "y": torch.randn(ROWS, 6, generator=generator),
+        "hidden": (torch.rand(ROWS, 2, 3, generator=generator) < 0.5).float(),
+        "words": Ragged.of([[1 + (i + j) % (WORDS - 1) for j in range(2 + i * i % 7)] for i in range(ROWS)]),
+        "image": torch.randint(256, (ROWS, 3, 16, 16), generator=generator, dtype=torch.uint8),
+        "tokens": Ragged.of([[1 + (i + j) % 29 for j in range(2 + i * i % 5)] for i in range(ROWS)]),
+    }
+
+
+class Towers(System, nn.Module):
+    """Two towers with dropout, and a temperature."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.a = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Dropout(dropout), nn.Linear(8, 6))
+        self.b = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Dropout(dropout), nn.Linear(8, 6))
+        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.head = nn.Linear(6, WORDS)
+
+    def encode(self, batch):
+        return {"a": F.normalize(self.a(batch["x"]), dim=-1), "b": F.normalize(self.b(batch["y"]), dim=-1)}
+
+    def losses(self, features, batch):
+        """Uses all parameters."""
+        loss = self.loss(features["a"] * self.scale.exp(), features["b"], self.head(features["a"]), batch)
+        return {"loss": loss, "rest": self.head(features["b"]).square().mean(-1)}
+
+
+class Pair(Towers):
+    """A loss over the global batch with a head of its own, a whole-batch statistic, features that no loss uses."""
+
+    gathers = ("a", "b")
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__(dropout)
+        self.head = nn.Linear(6, 6)
+
+    def encode(self, batch):
+        encoded = super().encode(batch)
+        return encoded | {"unused": encoded["a"] * 2, "number": batch["words"].lengths}
+
+    def losses(self, features, batch):
+        truth = torch.arange(features.start, features.start + len(features["a"]))
+        rows = F.cross_entropy(
+            self.scale.exp() * self.head(features["a"]) @ features.all("b").T, truth, reduction="none"
+        ) + F.cross_entropy(
+            self.scale.exp() * features["b"] @ self.head(features.all("a")).T, truth, reduction="none"
+        )
+        return {"contrastive": rows, "spread": features.all("a").var(dim=0).mean()}
+
+    def loss_weights(self):
+        return {"spread": 0.5}
+
+
+class Probe(Pair):
+    """The towers stand still; only what the losses use is trained."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__(dropout)
+        self.a.requires_grad_(False)
+        self.b.requires_grad_(False)
+
+
+class Contrastive(Towers):
+    gathers = ("a", "b")
+
+    def losses(self, features, batch):
+        rest = self.head(features["a"]).square().mean(-1)
+        args = (
+            features["a"],
+            features["b"],
+            self.scale.exp(),
+            features.all("a"),
+            features.all("b"),
+            features.start,
+        )
+        return {"contrastive": contrastive(*args), "rest": rest}
+
+
+class BagOfWords(Towers):
+    def loss(self, a, b, logits, batch):
+        return bag_of_words(logits, word_bags(batch["words"], WORDS)) + (a * b).sum(-1)
+
+
+class NextToken(System, nn.Module):
+    """A loss over a varying number of items per row."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.table = nn.Embedding(WORDS, 6)
+        self.out = nn.Sequential(nn.Dropout(dropout), nn.Linear(6, WORDS))
+
+    def losses(self, features, batch):
+        words = batch["words"]
+        kept = predicted(words)
+        return {
+            "words": next_token(self.out(self.table(words.values[:, :-1]))[kept], words.values[:, 1:][kept])
+        }
+
+    def items(self, batch):
+        return {"words": int((batch["words"].lengths - 1).sum())}
+
+
+class SoftCrossEntropy(Towers):
+    def loss(self, a, b, logits, batch):
+        return soft_cross_entropy(logits, F.one_hot(batch["words"].lengths, WORDS).float()) + (a * b).sum(-1)
+
+
+class SquaredError(Towers):
+    def loss(self, a, b, logits, batch):
+        return squared_error(a.view(-1, 2, 3), b.view(-1, 2, 3)).mean(-1)
+
+
+class HiddenError(Towers):
+    def loss(self, a, b, logits, batch):
+        return hidden_error(a.view(-1, 2, 3), b.view(-1, 2, 3), batch["hidden"])
+
+    def items(self, batch):
+        return {"loss": int(batch["hidden"].sum())}
+
+
+class SelfDistillation(Towers):
+    def loss(self, a, b, logits, batch):
+        targets = centred_targets(a.view(-1, 2, 3).detach(), torch.zeros(3), 0.1)
+        student = torch.stack([a, b], dim=1).view(-1, 4, 3)
+        return self_distillation(student, targets, 0.2)
+
+
+class Normed(Pair):
+    """BatchNorm in a tower, in the head, and in a part that is frozen in evaluation mode."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__(dropout)
+        self.a = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.GELU(), nn.Linear(8, 6))
+        self.b = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 6))
+
+
+class Blocks(CLIP):
+    """CLIP itself, small: transformer blocks, which FSDP shards one by one."""
+
+    def __init__(self, dropout: float) -> None:
+        config = CLIPConfig(
+            image_size=16, patch=8, width=16, layers=(2,), heads=2, embedding=8, vocabulary=30, tokenizer="none",
+            text_width=16, text_layers=1, text_heads=2, context=8, patch_dropout=0.5 if dropout else 0.0,
+        )  # fmt: skip
+        super().__init__(config, RunAssets(Path(), None))
+
+
+KINDS = [
+    Pair, Probe, Blocks, Contrastive, BagOfWords, NextToken, SoftCrossEntropy, SquaredError, HiddenError,
+    SelfDistillation,
+]  # fmt: skip
+"""Those whose losses and gradients do not depend on how a batch is cut."""
+
+
+def make(kind, dropout=0.0):
+    torch.manual_seed(5)
+    return kind(dropout), batch()
