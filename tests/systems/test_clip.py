@@ -1,17 +1,23 @@
-"""CLIP against open_clip: parameter counts, embeddings, loss and gradients, for both kinds of image tower."""
+"""CLIP against its authors' code and open_clip: parameter counts, embeddings, loss and gradients, for both kinds of image
+tower; and that it learns, a toy task to a stated score and real photos."""
 
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from oculex import export, runs
 from oculex.contracts import Features
 from oculex.data.assets import RunAssets
 from oculex.data.collate import Ragged
 from oculex.export import names
 from oculex.export.open_clip import clip_config, model_cfg, rules
 from oculex.systems.contrastive.clip import CLIP, SYSTEM, CLIPConfig
+from oculex.training.folder import read_lines
+from tests import toys
 
 open_clip = pytest.importorskip("open_clip", reason="parity needs open_clip")
 
@@ -21,6 +27,27 @@ RESNET = replace(VIT, image_tower="resnet", image_size=64, width=8, layers=(1, 2
 PUBLISHED = {"vit_b_32": 151_277_313, "vit_b_16": 149_620_737, "vit_l_14": 427_616_513, "vit_l_14_336": 427_944_193,
              "rn50": 102_007_137, "rn101": 119_688_033, "rn50x4": 178_300_601, "rn50x16": 290_979_217,
              "rn50x64": 623_258_305}  # fmt: skip
+
+GOLDEN = {"vit": replace(VIT, width=128, heads=2), "resnet": replace(RESNET, width=16, heads=8)}
+"""The authors' classes fix heads of 64 channels."""
+
+PHOTOS = {"image_tower": "resnet", "image_size": 64, "width": 24, "layers": [1, 1, 1], "heads": 6, "embedding": 128,
+          "text_width": 128, "text_layers": 2, "text_heads": 2, "crop": [0.4, 1.0], "batch": 128, "data.workers": 0,
+          "optimizer.lr": 1e-3, "evaluation.tasks": ["retrieval"], "logging.every": 10}  # fmt: skip
+"""Settings under which 630 photos teach something before they are learnt by heart."""
+
+
+def golden_weights(state):
+    """Weights that follow from names and shapes alone, so that another implementation can be given the same."""
+    made = {}
+    for name, value in state.items():
+        drawn = np.random.default_rng(zlib.crc32(name.encode())).random(value.shape, np.float32) - 0.5
+        if value.ndim > 1:
+            drawn *= 4 * (value[0].numel()) ** -0.5
+        elif value.ndim == 0 or name.endswith(("weight", "running_var")):
+            drawn += 1
+        made[name] = torch.from_numpy(np.asarray(drawn, np.float32)) if value.is_floating_point() else value
+    return made
 
 
 def pair(config):
@@ -75,7 +102,7 @@ def test_embeddings_loss_and_gradients_are_open_clips(config):
 
 
 @pytest.mark.parametrize("preset", PUBLISHED)
-def test_parameter_counts_are_the_published_ones(preset):
+def test_parameter_counts_are_the_published_ones(preset, evidence):
     config = SYSTEM.presets[preset]().model
     with torch.device("meta"):
         count = sum(p.numel() for p in CLIP(config, RunAssets(Path(), None)).parameters())
@@ -84,6 +111,7 @@ def test_parameter_counts_are_the_published_ones(preset):
         preset, preset.replace("vit_b_", "ViT-B-").replace("vit_l_", "ViT-L-").replace("rn", "RN")
     )
     assert clip_config({**open_clip.get_model_config(name), "quick_gelu": True}) == config
+    evidence("clip", "preset", parameters=count, equals=f"open_clip's {name}")
 
 
 def test_padding_changes_nothing():
@@ -123,3 +151,86 @@ def test_the_temperature_is_clamped_at_100():
     ours.log_scale.data.fill_(9.0)
     ours.after_step(0, 1)
     assert float(ours.log_scale.exp()) == pytest.approx(100.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", GOLDEN)
+def test_features_logits_and_loss_are_the_authors(kind, evidence):
+    golden = np.load(Path(__file__).parents[1] / "golden" / "clip.npz")
+    config = GOLDEN[kind]
+    ours = CLIP(config, RunAssets(Path(), None)).eval()
+    ours.load_state_dict(golden_weights(ours.state_dict()))
+    texts = Ragged(torch.from_numpy(golden["texts"]), torch.from_numpy(golden["lengths"]))
+    data = {"image": torch.from_numpy(golden[f"{kind}_image"]), "tokens": texts}
+    with torch.no_grad():
+        got = {
+            "image_features": ours.image_projection(ours.represent_image(data)),
+            "text_features": ours.text_projection(ours.text(texts)),
+            "logits": ours.score_texts(data, data),
+            "loss": ours.losses(Features(ours.encode(data)), data)["contrastive"].mean(),
+        }
+    error = {
+        name: float((value - torch.from_numpy(golden[f"{kind}_{name}"])).abs().max())
+        for name, value in got.items()
+    }
+    assert all(value < 1e-4 for value in error.values()), error
+    evidence("clip", "golden", peer=str(golden["provenance"]), max_abs_error=error)
+
+
+@pytest.fixture(scope="module")
+def coloured(tmp_path_factory):
+    """(run, data): CLIP trained on squares of eight colours for 150 updates."""
+    folder = tmp_path_factory.mktemp("coloured")
+    data = toys.squares(folder / "data")
+    changes = toys.SMALL | toys.TEXT | {"embedding": 32, "activation": "gelu"}
+    return runs.train(
+        "clip", data=[str(data)], out=folder / "run", budget="150steps", changes=changes, quiet=True
+    ), data
+
+
+def test_it_learns_to_name_colours(coloured, evidence):
+    metrics = list(read_lines(coloured[0].evaluations))[-1]["metrics"]
+    top1 = metrics["squares.parquet/zeroshot/top1"]
+    assert top1["value"] >= 0.95
+    evidence("clip", "learning", task="zero-shot naming of 8 colours, 150 steps of 32", top1=top1)
+
+
+def test_what_it_learnt_is_used_elsewhere(coloured, tmp_path, evidence):
+    """Searched by text here, opened with equal outputs there."""
+    folder, data = coloured
+    assert runs.index(folder.path, str(data), tmp_path / "index") == 240
+    hits = runs.search(tmp_path / "index", "a photo of a pink.", 20)
+    pinks = sum(int(hit["id"].split("#")[1]) % 8 == 6 for hit in hits)
+    assert pinks >= 18
+    errors = {
+        to: max(parity.max_abs_error for parity in export.export_run(folder.path, to, tmp_path / to))
+        for to in export.TARGETS
+    }
+    assert max(errors.values()) <= 1e-4
+    evidence(
+        "clip",
+        "usable",
+        search=f"{pinks} of the 20 best of 240 for a text are right",
+        export_max_abs_error=errors,
+    )
+
+
+def test_it_learns_from_real_photos(real_data, tmp_path, evidence):
+    """For the record with enough steps that held-out photos are found by their captions, beyond chance."""
+    budget = "160steps" if evidence.recording else "30steps"
+    folder = runs.train("clip", data=[str(real_data / "flickr8k_thumbs")], out=tmp_path / "run", budget=budget,
+                        changes=PHOTOS, quiet=True)  # fmt: skip
+    losses = [line["loss"] for line in read_lines(folder.metrics)]
+    assert losses[-1] < 0.95 * losses[0]
+    metrics = list(read_lines(folder.evaluations))[-1]["metrics"]
+    found = {name.removeprefix("flickr8k_thumbs/retrieval/"): value for name, value in metrics.items()}
+    assert found["image_to_text_r1"]["n"] == 70
+    if evidence.recording:
+        kept = {
+            f"{way}_r{k}": found[f"{way}_r{k}"]
+            for way in ("image_to_text", "text_to_image")
+            for k in (1, 5, 10)
+        }
+        chance = found["text_to_image_chance_r1"]["value"]
+        assert kept["text_to_image_r1"]["low"] > chance
+        evidence("clip", "real_data", data="Flickr8k: 630 photos with 5 captions each, 70 more held out",
+                 budget=f"{budget} of {PHOTOS['batch']}", chance_r1=chance, **kept)  # fmt: skip

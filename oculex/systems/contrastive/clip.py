@@ -24,8 +24,10 @@ import numpy as np
 from torch import Tensor
 
 from oculex.contracts import (
+    Arm,
     Assets,
     Batch,
+    Claim,
     Data,
     Features,
     Optimizer,
@@ -35,6 +37,7 @@ from oculex.contracts import (
     Schedule,
     Stage,
     System,
+    Tuning,
 )
 from oculex.data.views import image_view, text_view
 from oculex.nn.dual_encoder import DualEncoder, DualEncoderConfig
@@ -161,6 +164,73 @@ def _vit(size: int, patch: int, width: int, layers: int, embedding: int) -> CLIP
     )
 
 
+# -------------------------------------------------------------------------------------------------- claims
+
+_SCALE = {
+    "data.sources": ["world:most=1"],
+    "model.image_tower": "resnet",
+    "model.width": 24,
+    "model.layers": [1, 1, 1],
+    "model.heads": 6,
+    "evaluation.tasks": ["zeroshot"],
+    "evaluation.prompts": "single",
+    "evaluation.times": 16,
+    "checkpoint.every": 40,
+}
+"""Scenes of one object, so that there is one right class of 192, and as in figure 2 a residual image tower."""
+_BUDGET = "40000samples"
+_RATES = Tuning(values=(7.5e-4, 1.5e-3, 3e-3), on=("world:split=test,seed=1,most=1",))
+_FIGURE_2 = (
+    Arm("CLIP", "world/zeroshot/top1", set=_SCALE),
+    Arm("bag of words prediction", "world/zeroshot/top1", system="caption_bow", set=_SCALE),
+    Arm("transformer language model", "world/zeroshot/top1", system="caption_lm", set=_SCALE),
+)
+
+
+def _efficiency(name: str, statement: str, paper: str, control: Arm) -> Claim:
+    return Claim(
+        name,
+        statement,
+        paper,
+        arms=(_FIGURE_2[0], control),
+        treatment="CLIP",
+        control=control.name,
+        measure="samples_to",
+        threshold=0.2,
+        compare="ratio",
+        at_least=1.0,
+        budget=_BUDGET,
+        tuning=_RATES,
+    )
+
+
+CLAIMS = (
+    _efficiency(
+        "contrastive_against_words",
+        "Matching captions to images reaches a zero-shot accuracy from fewer samples than predicting their words.",
+        "4 times fewer, zero-shot ImageNet (section 2.3, figure 2)",
+        _FIGURE_2[1],
+    ),
+    _efficiency(
+        "contrastive_against_captioning",
+        "Matching captions to images reaches a zero-shot accuracy from fewer samples than writing the captions.",
+        "12 times fewer, zero-shot ImageNet (section 2.3, figure 2: 4 times 3)",
+        _FIGURE_2[2],
+    ),
+    Claim(
+        "prompt_ensemble",
+        "The mean of many prompts' embeddings classifies better than the one prompt 'a photo of a {}.'.",
+        "+3.5 points with 80 prompts, ImageNet (section 3.1.4)",
+        arms=(
+            Arm("ensemble of 12", "world/zeroshot/top1", set=_SCALE | {"evaluation.prompts": "world"}),
+            Arm("single prompt", "world/zeroshot/single_prompt_top1", weights_of="ensemble of 12"),
+        ),
+        treatment="ensemble of 12",
+        control="single prompt",
+        budget=_BUDGET,
+    ),
+)
+
 SYSTEM = Plugin(
     system=CLIP,
     config=CLIPConfig,
@@ -177,4 +247,5 @@ SYSTEM = Plugin(
         # the paper's is vit_l_14 trained for one more epoch at the larger size (section 2.5)
         "vit_l_14_336": partial(_paper, _vit(336, 14, 1024, 24, 768), 2e-5, "4e8samples"),
     },
+    claims=CLAIMS,
 )

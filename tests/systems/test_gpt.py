@@ -1,0 +1,99 @@
+"""The language-model arm: its loss is transformers' own, its sizes the published ones, and it learns."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from oculex import runs
+from oculex.contracts import Features, UserError
+from oculex.data.assets import RunAssets
+from oculex.data.collate import Ragged
+from oculex.nn.language import LanguageConfig, language_model
+from oculex.systems.baselines.gpt import GPT, SYSTEM, GPTConfig
+from oculex.training.folder import read_lines
+
+SMALL = GPTConfig(language_width=32, language_layers=2, language_heads=2, context=12, vocabulary=60)
+PUBLISHED = {
+    "gpt2": 124_439_808,
+    "gpt2_medium": 354_823_168,
+    "gpt2_large": 774_030_080,
+    "gpt2_xl": 1_557_611_200,
+}
+
+
+def model(config=SMALL):
+    torch.manual_seed(0)
+    return GPT(config, RunAssets(Path(), None))
+
+
+@pytest.mark.parametrize("preset", PUBLISHED)
+def test_parameter_counts_are_the_published_ones(preset):
+    with torch.device("meta"):
+        assert sum(p.numel() for p in model(SYSTEM.presets[preset]().model).parameters()) == PUBLISHED[preset]
+
+
+@pytest.mark.parametrize("language", ["gpt2", "llama"])
+def test_the_loss_is_transformers_and_padding_changes_nothing(language):
+    from dataclasses import replace
+
+    system = model(replace(SMALL, language=language)).eval()
+    texts = [[1, 5, 7, 9, 2], [1, 30, 2], [1, 8, 8, 8, 8, 8, 2]]
+    batch = {"tokens": Ragged.of(texts)}
+    losses = system.losses(Features({}), batch)["next_token"]
+    alone = []
+    for text in texts:  # transformers' own loss, one text at a time
+        ids = torch.tensor([text])
+        alone.append(system.language(input_ids=ids, labels=ids).loss * (len(text) - 1))
+    assert len(losses) == system.items(batch)["next_token"] == sum(len(t) - 1 for t in texts)
+    torch.testing.assert_close(losses.sum(), sum(alone), atol=1e-4, rtol=1e-5)
+    log_p = system.log_likelihood(batch)
+    torch.testing.assert_close(-log_p[:, 0], torch.stack(alone), atol=1e-4, rtol=1e-5)
+    assert log_p[:, 1].tolist() == [4, 2, 6]
+
+
+def test_long_texts_are_seen_through_windows():
+    class Counting:
+        size, end = 60, 59
+
+        def encode(self, text, context):
+            return [0, *range(1, len(text.split()) + 1), 59][:context]
+
+    system = model()
+    system._assets = type("Fixed", (), {"tokenizer": lambda self, spec: Counting()})()
+    sample = {"id": "x", "caption": " ".join("w" * 40)}
+    assert system.view(sample, None)["tokens"] == list(range(12))
+    starts = {system.view(sample, np.random.default_rng(n))["tokens"][0] for n in range(300)}
+    assert starts == set(range(31))  # the first window holds the start, the last the end
+    assert len(system.view({"id": "y", "caption": "a b"}, None)["tokens"]) == 4
+
+
+def test_it_learns_a_language_of_cycles(tmp_path):
+    """Each text goes round six words in one order: after the first word nothing is left to guess."""
+    words = ["ant", "bee", "cat", "dog", "elk", "fox"]
+    rng = np.random.default_rng(0)
+    lines = [" ".join((words * 3)[at : at + 8]) for at in rng.integers(6, size=400)]
+    (tmp_path / "texts.txt").write_text("\n".join(lines))
+    changes = ["tokenizer=corpus:300", "vocabulary=300", "context=24", "language_width=32", "language_layers=2",
+               "language_heads=2", "batch=32", "precision=32-true", "data.workers=0", "optimizer.lr=5e-3"]  # fmt: skip
+    run = runs.train("gpt", data=[str(tmp_path / "texts.txt")], out=tmp_path / "run", budget="120steps",
+                     changes=changes, quiet=True)  # fmt: skip
+    found = list(read_lines(run.evaluations))[-1]["metrics"]["texts.txt/language/nats_per_token"]
+    floor = math.log(6) / 9  # eight words and the end
+    assert found["n"] == 40
+    assert floor - 0.05 < found["low"] <= found["high"] < floor + 0.1
+
+
+def test_a_published_model_is_opened_from_its_folder(tmp_path):
+    made = language_model(LanguageConfig(language="llama", language_width=32, language_layers=1, language_heads=2,
+                                         context=16, vocabulary=50))  # fmt: skip
+    made.save_pretrained(tmp_path / "lm", safe_serialization=True)
+    spec = LanguageConfig(language=str(tmp_path / "lm"), context=16, vocabulary=50)
+    opened = language_model(spec)
+    assert all(torch.equal(a, b) for a, b in zip(made.parameters(), opened.parameters(), strict=True))
+    with pytest.raises(UserError, match=r"50 tokens and a context of 16"):
+        language_model(LanguageConfig(language=str(tmp_path / "lm"), context=16, vocabulary=51))
+    with pytest.raises(UserError, match="neither a model type"):
+        language_model(LanguageConfig(language="no/such-model-anywhere"))
