@@ -22,8 +22,10 @@ from oculex.evaluation import EvalSet, Evaluation
 from oculex.evaluation import compare as compare_tables
 from oculex.evaluation import evaluate as evaluate_system
 from oculex.evaluation import records as tables
-from oculex.training import checkpoint, loop, plan, recipes
+from oculex.evaluation.gallery import gallery
+from oculex.training import foundations, loop, plan, ranks, recipes
 from oculex.training.folder import RunFolder, read_json, write_json
+from oculex.training.replay import repeat
 
 # ------------------------------------------------------------------------------------------- training
 
@@ -70,6 +72,11 @@ def resume(run: Path, skip_batch: bool = False, quiet: bool = False) -> RunFolde
     return opened
 
 
+def replay(file: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """Does the step that a crash.json tells of again, alone; what of it is not finite."""
+    return repeat(file, changes)
+
+
 class _Evaluator:
     """What the loop calls: metrics of the system on the run's evaluation sets. Only the last one keeps records."""
 
@@ -77,7 +84,7 @@ class _Evaluator:
         self.recipe, self.folder = recipe, folder
 
     def __call__(self, system: System, pool: plan.Pool, step: int, final: bool) -> dict[str, Any]:
-        found = _sets(self.recipe.evaluation.on, pool)
+        found = _sets(self.recipe.evaluation.on, pool, self.recipe.evaluation.prompts)
         if not found:
             return {}
         limit = None if final else self.recipe.evaluation.limit
@@ -90,21 +97,25 @@ class _Evaluator:
             tasks=self.recipe.evaluation.tasks,
             precision=self.recipe.precision,
         )
-        if final:
-            _keep(self.folder, f"step-{step:09d}", result)
+        if final and ranks.leads():
+            _keep(self.folder, f"step-{step:09d}", result, found)
         return _json(result.metrics)
 
 
-def _sets(on: Sequence[str], pool: plan.Pool) -> dict[str, EvalSet]:
+def _sets(on: Sequence[str], pool: plan.Pool, prompts: str) -> dict[str, EvalSet]:
     """Named sources, or what the training data held out; probes are fitted on the training part."""
     if on:
         opened = [open_source(spec) for spec in on]
         return {
-            name: EvalSet(name, source, None) for name, source in zip(_slugs(opened), opened, strict=True)
+            name: EvalSet(name, source, None, prompts)
+            for name, source in zip(_slugs(opened), opened, strict=True)
         }
     names = _slugs(pool.held_out)
     paired = dict(zip([source.name for source in pool.train], pool.train, strict=True))
-    return {n: EvalSet(n, held, paired.get(held.name)) for n, held in zip(names, pool.held_out, strict=True)}
+    return {
+        n: EvalSet(n, held, paired.get(held.name), prompts)
+        for n, held in zip(names, pool.held_out, strict=True)
+    }
 
 
 def _slugs(sources: Sequence[Source]) -> list[str]:
@@ -119,10 +130,14 @@ def _slugs(sources: Sequence[Source]) -> list[str]:
     return names
 
 
-def _keep(folder: RunFolder, name: str, result: Evaluation) -> Path:
+def _keep(folder: RunFolder, name: str, result: Evaluation, sets: Mapping[str, EvalSet]) -> Path:
+    """Records, their metrics, and the gallery of what was retrieved."""
     path = folder.records / f"{name}.parquet"
     result.table.write(path)
     write_json(folder.records / f"{name}.json", {"metrics": _json(result.metrics), "records": str(path)})
+    found = gallery(result.table, {each: evalset.test for each, evalset in sets.items()})
+    if found:
+        write_json(folder.path / "gallery.json", found)
     return path
 
 
@@ -140,14 +155,7 @@ def folder(run: Path) -> RunFolder:
 
 def load(run: Path | str, device: str = "cpu") -> System:
     """The system of a run with the weights of its last checkpoint (the averaged ones where it has them)."""
-    opened = RunFolder.open(Path(run))
-    recipe = loop.load_recipe(opened)
-    saved = checkpoint.latest(opened)
-    if saved is None:
-        raise UserError(f"{run} has no whole checkpoint; `oculex resume {run}` trains it")
-    system: Any = catalog.load(recipe.system).system.build(recipe.model, RunAssets(opened.assets, None))
-    name = "average" if (saved / "average.safetensors").exists() else "weights"
-    checkpoint.load_weights(system, checkpoint.tensors(saved, name), saved)
+    system: Any = foundations.load(RunFolder.open(Path(run)))
     return system.to(torch.device(resolve(device))).eval()
 
 
@@ -167,7 +175,7 @@ def evaluate(
     recipe = loop.load_recipe(opened)
     system = load(run, device)
     pool = plan.Pool((), (), None) if on else plan.open_pool(recipe.data.sources, recipe.data.holdout)
-    found = _sets(tuple(on) or recipe.evaluation.on, pool)
+    found = _sets(tuple(on) or recipe.evaluation.on, pool, recipe.evaluation.prompts)
     if not found:
         raise UserError(f"{run} held nothing out (data.holdout=0); name a source with --on PATH")
     result = evaluate_system(
@@ -179,7 +187,7 @@ def evaluate(
         precision=recipe.precision,
     )
     digest = hashlib.sha256(repr((sorted(on), limit)).encode()).hexdigest()[:8]
-    records = _keep(opened, f"evaluate-{digest}", result)
+    records = _keep(opened, f"evaluate-{digest}", result, found)
     skipped = [{"set": name, "id": key, "reason": reason} for name, key, reason in result.skipped]
     return {"metrics": _json(result.metrics), "records": str(records), "skipped": skipped}
 

@@ -1,8 +1,8 @@
 """Records and metrics shared by all tasks that choose one of several classes.
 
-Records: ``output`` {"top": [[class, score], ...]} with the five best; ``parsed`` the best class; ``truth``
-the class name; ``score`` the rank of the truth, from 1, ties counted against it; ``status`` unparsed where no
-single class is best (a tie at the top, or scores that are not numbers).
+Records: ``output`` {"top": [[class, score], ...] with the five best, "of": how many classes there are}; ``parsed``
+the best class; ``truth`` the class name; ``score`` the rank of the truth, from 1, ties counted against it; ``status``
+unparsed where no single class is best (a tie at the top, or scores that are not numbers).
 """
 
 from __future__ import annotations
@@ -77,7 +77,11 @@ def answers(
     tops, values = best.indices.tolist(), best.values.tolist()
     output = [
         json.dumps(
-            {"top": [[classes[c], float(f"{s:.6g}")] for c, s in zip(*row, strict=True)], **(extra or {})}
+            {
+                "top": [[classes[c], float(f"{s:.6g}")] for c, s in zip(*row, strict=True)],
+                "of": len(classes),
+                **(extra or {}),
+            }
         )
         for row in zip(tops, values, strict=True)
     ]
@@ -103,12 +107,14 @@ def right(table: Table, rows: np.ndarray) -> np.ndarray:
 
 
 def statistics(table: Table, rows: np.ndarray) -> dict[str, Statistic]:
-    """top1, top5, mean_per_class and the share without an answer, over some rows."""
+    """top1, top5, mean_per_class, the share without an answer, and top1 by chance, over some rows."""
+    of = np.array([json.loads(output)["of"] for output in table["output"][rows]], float)
     return {
         "top1": mean(right(table, rows), rows),
         "top5": mean((table["score"][rows] <= TOP).astype(float), rows),
         "mean_per_class": group_mean(right(table, rows), table["truth"][rows], rows),
         "unparsed": mean((table["status"][rows] == "unparsed").astype(float), rows),
+        "chance_top1": mean(1 / of, rows),
     }
 
 

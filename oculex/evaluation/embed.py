@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,11 +17,12 @@ from oculex.contracts import BadSample, Batch, Source, UserError
 from oculex.data.collate import collate, to
 from oculex.evaluation.cache import Chunk, Item, Store
 from oculex.evaluation.reader import Reader, Texts, digest_of
+from oculex.nn.weights import weights_hash
 
 CHUNK = 1024
 """Samples per cached chunk: what an interruption can cost."""
 TILE = 32
-"""Images and texts per side of a tile of pairs that are scored together."""
+"""Images whose pairs with all texts are scored together."""
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -103,21 +103,35 @@ class Embedder:
         """Image features for probes."""
         return self._embed(source, "represent", self.system.represent_image)
 
+    def logits(self, source: Source) -> Embeddings:
+        """What the system's own classifier says, [images, classes]."""
+        return self._embed(source, "logits", self.system.classify)
+
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Text embeddings float32 [n, D]; equal texts are computed once."""
+        return self._texts(texts, "text", self.system.encode_text)
+
+    def likelihoods(self, texts: Sequence[str]) -> np.ndarray:
+        """Log-likelihood and number of tokens of each text, float32 [n, 2]."""
+        return self._texts(texts, "likelihood", self.system.log_likelihood)
+
+    def _texts(self, texts: Sequence[str], what: str, function: Callable[[Batch], Tensor]) -> np.ndarray:
         unique = sorted(set(texts))
-        found = self._embed(Texts(unique), "text", self.system.encode_text)
+        found = self._embed(Texts(unique), what, function)
         row = {text: n for n, text in enumerate(unique)}
         return found.values[[row[text] for text in texts]]
 
     def scores(self, source: Source, texts: Sequence[str]) -> Embeddings:
-        """How well each text fits each image, [images, texts], from a system that looks at pairs."""
+        """How well each text fits each image, [images, texts], from a system that looks at pairs.
+
+        The system gets all texts at once, so that it encodes an image once and divides the texts as it can hold them.
+        """
         reader = Reader(Texts(texts), self.system.view)
         views = [view for _, view in (reader.item(n) for n in range(len(texts)))]
-        tiles = [to(collate(views[n : n + TILE]), self.device) for n in range(0, len(views), TILE)]
+        asked = to(collate(views), self.device)
 
         def score(images: Batch) -> Tensor:
-            return torch.cat([self.system.score_texts(images, tile).float() for tile in tiles], 1)
+            return self.system.score_texts(images, asked).float()
 
         return self._embed(source, "scores", score, against=digest_of(list(texts)), batch=TILE)
 
@@ -146,7 +160,7 @@ class Embedder:
             filled = [chunk.values for chunk in chunks if len(chunk.values)] or [np.zeros((0, 0), np.float32)]
             items = tuple(item for chunk in chunks for item in chunk.items)
             bad = tuple(entry for chunk in chunks for entry in chunk.bad)
-            if what == "text" and bad:
+            if isinstance(source, Texts) and bad:
                 raise UserError(f"text {': '.join(bad[0])}")
             if len({item.id for item in items}) < len(items):
                 raise UserError(f"{source.name}: several samples have the same id; records need one each")
@@ -221,15 +235,6 @@ class Embedder:
             "view": reader.sketch(indices),
             "precision": self.precision,
         }
-
-
-def weights_hash(system: nn.Module) -> str:
-    """A digest of the state dict: names, types, shapes and every bit of every tensor."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(system.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 @contextmanager

@@ -46,7 +46,12 @@ def _openai_imagenet() -> tuple[str, ...]:
     return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
 
 
-PROMPTS = {"photo": lambda: PHOTO, "world": lambda: WORLD, "openai_imagenet": _openai_imagenet}
+PROMPTS = {
+    "photo": lambda: PHOTO,
+    "single": lambda: PHOTO[:1],
+    "world": lambda: WORLD,
+    "openai_imagenet": _openai_imagenet,
+}
 """``openai_imagenet``: the 80 prompts of CLIP's ImageNet figures, from open_clip."""
 
 

@@ -12,14 +12,17 @@ import numpy as np
 import torch
 
 from oculex.contracts import BadSample, Sample, Source, UserError
-from oculex.evaluation import knn, probe, retrieval, zeroshot
+from oculex.evaluation import knn, labels, language, probe, retrieval, zeroshot
 from oculex.evaluation.embed import Embedder
 from oculex.evaluation.prompts import prompts
 from oculex.evaluation.records import Table, concat
 from oculex.evaluation.statistics import Difference, Estimate, paired
 from oculex.evaluation.task import Context, EvalSet, Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (zeroshot.TASK, retrieval.TASK, knn.TASK, probe.TASK)}
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (zeroshot.TASK, labels.TASK, retrieval.TASK, language.TASK, knn.TASK, probe.TASK)
+}
 """In this order; the first metric of an evaluation is its headline."""
 
 KEY = ("set", "task", "item", "prompt", "control")

@@ -20,7 +20,7 @@ import numpy as np
 from oculex.contracts import UserError
 
 VERSION = "1"
-STATUSES = ("right", "wrong", "unparsed")
+STATUSES = ("right", "wrong", "unparsed", "rated")
 COLUMNS: dict[str, str] = {
     "set": "name of the evaluation set",
     "task": "name of the task",
@@ -33,7 +33,7 @@ COLUMNS: dict[str, str] = {
     "parsed": "the answer read off the output; empty where there is none",
     "truth": "the right answer",
     "score": "float64; its meaning is the task's",
-    "status": "right, wrong or unparsed",
+    "status": "right, wrong or unparsed; rated where the score is a measurement and nothing is right or wrong",
 }
 
 

@@ -49,7 +49,9 @@ def test_tasks_follow_from_capabilities_and_samples():
     no_captions = evaluate(system, {"s": EvalSet("s", without(source, "captions"))})
     assert tasks_of(no_captions) == {"zeroshot"}
     assert no_captions.refused == {
+        "s/classify": "Dual is not Classifies",
         "s/retrieval": "samples have no captions or caption",
+        "s/language": "samples have no captions or caption",
         "s/knn": "the set has no training part",
         "s/probe": "the set has no training part",
     }
