@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from oculex import catalog, runs
 from oculex.claims import ledger
-from oculex.contracts import Arm, Claim, UserError
-from oculex.evaluation.statistics import Estimate, over_seeds
-from oculex.training import loop, recipes
+from oculex.claims.verdict import COMPARISONS, MEASURES, Curve, better, reached, verdict
+from oculex.contracts import Arm, Claim, Recipe, UserError
+from oculex.evaluation import as_json
+from oculex.evaluation.statistics import over_seeds
+from oculex.training import plan, recipes
 from oculex.training.folder import RunFolder, machine, read_json, read_lines
 
-Curve = list[tuple[float, float]]
-"""[(samples seen, metric)] of one run, in order."""
+Changes = Mapping[str, Any]
+"""Recipe fields by dotted name."""
 
 
 def judge_claims(
@@ -42,87 +45,140 @@ def judge_claims(
 def judge(system: str, claim: Claim, out: Path) -> dict[str, Any]:
     """Runs what is missing of a claim's arms and judges it.
 
-    Effects are compared seed by seed, so what a seed makes easy or hard for every arm cancels.
+    Every trained arm is first tuned, all by the same search; then effects are compared seed by seed, so what a seed
+    makes easy or hard for every arm cancels.
     """
-    curves = {arm.name: [_curve(system, claim, arm, seed, out) for seed in claim.seeds] for arm in claim.arms}
-    measure = MEASURES[claim.measure]
-    values = {name: [measure(curve, claim) for curve in seeds] for name, seeds in curves.items()}
+    check(system, claim)
+    tried = {arm.name: _tried(system, claim, arm, out) for arm in _trained_arms(claim)}
+    tuned = {name: _best(claim, curves) for name, curves in tried.items()}
+    curves = {
+        arm.name: [_curve(system, claim, arm, _seeded(claim, arm, tuned, seed), out) for seed in claim.seeds]
+        for arm in claim.arms
+    }
+    values = {
+        name: [MEASURES[claim.measure](curve, claim) for curve in each] for name, each in curves.items()
+    }
     pairs = list(zip(values[claim.treatment], values[claim.control], strict=True))
     effect = COMPARISONS[claim.compare](pairs)
-    unreached = {
-        name: sum(curve[-1][1] < claim.threshold for curve in seeds)
-        for name, seeds in curves.items()
-        if claim.measure == "samples_to"
-    }
+    missed = {name: [not reached(curve, claim) for curve in each] for name, each in curves.items()}
+    counts = claim.measure == "samples_to"
+    both = zip(missed[claim.treatment], missed[claim.control], strict=True)
     return {
         "name": claim.name,
         "system": system,
         "statement": claim.statement,
         "paper": claim.paper,
-        "arms": {name: asdict(over_seeds(each)) for name, each in values.items()},
-        "effect": asdict(effect),
+        "arms": as_json({name: over_seeds(each) for name, each in values.items()}),
+        "effect": as_json({"": effect})[""],
         "compare": claim.compare,
         "treatment": claim.treatment,
         "control": claim.control,
         "at_least": claim.at_least,
-        "verdict": verdict(effect, claim.at_least),
+        "verdict": verdict(effect, claim.at_least, silent=sum(map(all, both)) if counts else 0),
         "measure": claim.measure,
         "threshold": claim.threshold,
-        "unreached": unreached,
+        "unreached": {name: sum(each) for name, each in missed.items()} if counts else {},
         "metrics": {arm.name: arm.metric for arm in claim.arms},
         "budget": claim.budget,
         "seeds": list(claim.seeds),
+        "tuning": _told(claim, tried, tuned),
         "curves": curves,
         "machine": machine(),
     }
 
 
-def verdict(effect: Estimate, at_least: float) -> str:
-    """Holds where the whole interval lies beyond ``at_least``, does not where it lies below."""
-    if effect.low > at_least:
-        return "holds"
-    return "does not hold at this scale" if effect.high < at_least else "inconclusive"
+def check(system: str, claim: Claim) -> None:
+    """ValueError where the arms are not trained for the same budget and evaluated alike.
 
-
-def _final(curve: Curve, claim: Claim) -> float:
-    return curve[-1][1]
-
-
-def _samples_to(curve: Curve, claim: Claim) -> float:
-    """Samples at which the metric first reaches the threshold, linear between evaluations.
-
-    A run that never reaches it counts as having needed its whole budget: a lower bound, so a ratio against such
-    a control is a lower bound too; the result tells how many runs did not reach it.
+    An arm pays for that which it starts from; an arm that others start from is not itself compared.
     """
-    before = (0.0, 0.0)
-    for samples, value in curve:
-        if value >= claim.threshold:
-            share = (claim.threshold - before[1]) / max(value - before[1], 1e-12)
-            return before[0] + max(0.0, min(1.0, share)) * (samples - before[0])
-        before = (samples, value)
-    return curve[-1][0]
+    begun = {arm.starts_from for arm in claim.arms}
+    arms = [arm for arm in _trained_arms(claim) if arm.name not in begun]
+    terms = {
+        arm.name: (_paid(system, claim, arm), _recipe(system, claim, arm, {}).evaluation) for arm in arms
+    }
+    if len(set(terms.values())) > 1:
+        raise ValueError(f"claim {claim.name}: its arms differ in budget or evaluation: {terms}")
+    if claim.tuning is not None and claim.tuning.seed in claim.seeds:
+        raise ValueError(f"claim {claim.name} is tuned on seed {claim.tuning.seed}, on which it is judged")
 
 
-def _difference(pairs: list[tuple[float, float]]) -> Estimate:
-    return over_seeds([treatment - control for treatment, control in pairs])
+# ----------------------------------------------------------------------------------------------- tuning
 
 
-def _ratio(pairs: list[tuple[float, float]]) -> Estimate:
-    """Control over treatment ("times fewer"), as a geometric mean: ratios are symmetric on the log scale."""
-    log = over_seeds([math.log(control / treatment) for treatment, control in pairs])
-    return Estimate(math.exp(log.value), math.exp(log.low), math.exp(log.high), log.n)
+def _tried(system: str, claim: Claim, arm: Arm, out: Path) -> dict[float, Curve]:
+    """The arm's curve for each value of the search."""
+    search = claim.tuning
+    if search is None:
+        return {}
+    validation = {"evaluation.on": list(search.on)} if search.on else {}
+    return {
+        value: _curve(system, claim, arm, {search.field: value, "seed": search.seed} | validation, out)
+        for value in search.values
+    }
 
 
-MEASURES: dict[str, Callable[[Curve, Claim], float]] = {"final": _final, "samples_to": _samples_to}
-COMPARISONS: dict[str, Callable[[list[tuple[float, float]]], Estimate]] = {
-    "difference": _difference,
-    "ratio": _ratio,
-}
+def _best(claim: Claim, curves: Mapping[float, Curve]) -> float | None:
+    best = None
+    for value, curve in curves.items():
+        if best is None or better(curve, curves[best], claim):
+            best = value
+    return best
 
 
-def _curve(system: str, claim: Claim, arm: Arm, seed: int, out: Path) -> Curve:
+def _seeded(claim: Claim, arm: Arm, tuned: Mapping[str, float | None], seed: int) -> dict[str, Any]:
+    value = tuned[arm.weights_of or arm.name]
+    chosen = {claim.tuning.field: value} if claim.tuning is not None else {}
+    return chosen | {"seed": seed}
+
+
+def _told(
+    claim: Claim, tried: Mapping[str, Mapping[float, Curve]], tuned: Mapping[str, float | None]
+) -> dict[str, Any]:
+    """What was tried for each arm, as (value, the claim's measure, last metric), and what was chosen."""
+    if claim.tuning is None:
+        return {}
+    of = MEASURES[claim.measure]
+    return {
+        "field": claim.tuning.field,
+        "seed": claim.tuning.seed,
+        "on": list(claim.tuning.on),
+        "tried": {
+            name: [(value, of(curve, claim), curve[-1][1]) for value, curve in each.items()]
+            for name, each in tried.items()
+        },
+        "chosen": dict(tuned),
+    }
+
+
+# ------------------------------------------------------------------------------------------------- runs
+
+
+def _trained_arms(claim: Claim) -> list[Arm]:
+    return [arm for arm in claim.arms if not arm.weights_of]
+
+
+def _paid(system: str, claim: Claim, arm: Arm) -> tuple[tuple[str, float], ...]:
+    """(unit, amount) of the budgets of an arm and of all that it starts from."""
+    amount, unit = plan.parse_budget(_recipe(system, claim, arm, {}).budget)
+    total = {unit: amount}
+    if arm.starts_from:
+        first = next(each for each in claim.arms if each.name == arm.starts_from)
+        for unit, amount in _paid(system, claim, first):
+            total[unit] = total.get(unit, 0.0) + amount
+    return tuple(sorted(total.items()))
+
+
+def _recipe(system: str, claim: Claim, arm: Arm, changes: Changes) -> Recipe:
+    name = arm.system or system
+    recipe = recipes.preset(catalog.load(name), name, arm.preset)
+    budget = {"budget": claim.budget} if claim.budget else {}
+    return recipes.change(recipe, {**arm.set, **budget, **changes})
+
+
+def _curve(system: str, claim: Claim, arm: Arm, changes: Changes, out: Path) -> Curve:
     source = next(a for a in claim.arms if a.name == (arm.weights_of or arm.name))
-    folder = _trained(system, claim, source, seed, out)
+    folder = _trained(system, claim, source, changes, out)
     curve = [
         (line["samples"], line["metrics"][arm.metric]["value"])
         for line in read_lines(folder.evaluations)
@@ -136,20 +192,22 @@ def _curve(system: str, claim: Claim, arm: Arm, seed: int, out: Path) -> Curve:
     return curve
 
 
-def _trained(system: str, claim: Claim, arm: Arm, seed: int, out: Path) -> RunFolder:
-    """The arm's run: finished before, gone on with, or begun."""
-    name = arm.system or system
-    recipe = recipes.preset(catalog.load(name), name, arm.preset)
-    changes = dict(arm.set) | {"seed": seed} | ({"budget": claim.budget} if claim.budget else {})
-    recipe = recipes.change(recipe, changes)
-    folder = RunFolder(out / system / claim.name / f"{arm.name}-seed{seed}")
-    if folder.recipe.exists() and loop.load_recipe(folder) != recipe:
-        raise UserError(f"{folder.path} was run with another recipe; move it away, or give another --out")
-    if folder.recipe.exists() and finished(folder):
+def _trained(system: str, claim: Claim, arm: Arm, changes: Changes, out: Path) -> RunFolder:
+    """An arm's run, after that of the arm whose weights it begins from."""
+    if arm.starts_from:
+        first = next(each for each in claim.arms if each.name == arm.starts_from)
+        changes = {**changes, "init.run": str(_trained(system, claim, first, changes, out).path)}
+    return _run(_recipe(system, claim, arm, changes), f"{claim.name}: {arm.name}", out)
+
+
+def _run(recipe: Recipe, about: str, out: Path) -> RunFolder:
+    """The run of a recipe, which is its name: finished before, gone on with, or begun. Claims share equal runs."""
+    digest = hashlib.sha256(json.dumps(recipes.to_tree(recipe), sort_keys=True).encode()).hexdigest()[:12]
+    folder = RunFolder(out / "runs" / f"{recipe.system}-{digest}")
+    if finished(folder):
         return folder
-    if folder.plan.exists():
-        return runs.resume(folder.path)
-    return runs.start(recipe, folder.path)
+    print(f"{about}, seed {recipe.seed}, {recipe.budget}: {folder.path}", file=sys.stderr)
+    return runs.resume(folder.path) if folder.recipe.exists() else runs.start(recipe, folder.path)
 
 
 def finished(folder: RunFolder) -> bool:

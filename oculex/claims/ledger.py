@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from oculex import catalog
 from oculex.contracts import UserError
 from oculex.training.folder import read_json, write_json
+
+POINTS = 24
+"""Of a curve in the evidence that the repository carries."""
 
 
 def enter(result: dict[str, Any], out: Path) -> Path:
@@ -30,18 +33,42 @@ def entries(out: Path | None = None) -> list[dict[str, Any]]:
 
 
 def merged(out: Path) -> list[dict[str, Any]]:
-    """The shipped entries and those under ``out``; the newer stand for the older. UserError where there is none."""
+    """The shipped entries and those under ``out``, which stand for shipped ones of the same claim.
+
+    Raises UserError where there is none.
+    """
     found = {(entry["system"], entry["name"]): entry for entry in [*entries(), *entries(out)]}
     if not found:
         raise UserError("the ledger is empty; `oculex claim NAME` measures a system's claims")
     return [found[key] for key in sorted(found)]
 
 
-def record(names: Sequence[str], out: Path) -> None:
-    """Takes results from ``out`` into the evidence that the repository carries."""
-    for result in entries(out):
-        if result["system"] in names:
-            path = catalog.evidence_path(result["system"])
-            evidence = catalog.evidence(result["system"])
-            evidence.setdefault("claim", {})[result["name"]] = result
-            write_json(path, evidence)
+def record(results: Iterable[dict[str, Any]]) -> None:
+    """Takes judged claims into the evidence that the repository carries, their curves thinned and rounded.
+
+    Raises UserError for one that was run otherwise than it is written.
+    """
+    for result in results:
+        _check(result)
+        curves = {arm: [_thin(curve) for curve in seeds] for arm, seeds in result.get("curves", {}).items()}
+        catalog.record(result["system"], "claim", {result["name"]: result | {"curves": curves}})
+
+
+def _check(result: dict[str, Any]) -> None:
+    written = {claim.name: claim for claim in catalog.load(result["system"]).claims}
+    claim = written.get(result["name"])
+    if claim is None or (claim.budget, list(claim.seeds), claim.threshold) != (
+        result["budget"],
+        list(result["seeds"]),
+        result["threshold"],
+    ):
+        raise UserError(
+            f"{result['system']} / {result['name']} was run otherwise than the claim is written (budget, seeds, "
+            f"threshold), so it is no evidence; run `oculex claim {result['system']}` without --budget"
+        )
+
+
+def _thin(curve: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most ``POINTS`` points, evenly spread, the last among them."""
+    step = -(-len(curve) // POINTS)
+    return [(samples, float(f"{value:.5g}")) for samples, value in curve[::-1][::step][::-1]]

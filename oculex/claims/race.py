@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +25,25 @@ def race(
     budget: str = "3m",
     out: Path | None = None,
     seed: int = 0,
-    changes: Sequence[str] = (),
+    changes: Mapping[str, Any] | Sequence[str] = (),
 ) -> tuple[dict[str, Any], Path]:
     """Trains each system and writes race.json; (result, folder).
 
-    The metric is the first that every system is evaluated by. Raises UserError where there is none in common.
+    All are evaluated as the first system's preset says. The metric is the first that every system is evaluated by;
+    raises UserError where there is none in common.
     """
     if len(set(names)) < len(names):
         raise UserError("a race needs different systems; each name once")
     out = out or Path("runs") / f"race-{time.strftime('%Y%m%d-%H%M%S')}"
-    folders = {}
-    for name in names:
-        recipe = recipes.preset(catalog.load(name), name, "tiny")
-        recipe = runs.customised(recipe, data=data, budget=budget, seed=seed, changes=changes)
-        recipe = recipes.change(recipe, {"evaluation.times": POINTS})
-        folders[name] = runs.start(recipe, out / name)
+    wanted = {
+        name: runs.customised(recipes.preset(catalog.load(name), name, "tiny"), data, budget, seed, changes)
+        for name in names
+    }
+    protocol = dataclasses.replace(wanted[names[0]].evaluation, every=0, times=POINTS)
+    folders = {
+        name: runs.start(dataclasses.replace(recipe, evaluation=protocol), out / name)
+        for name, recipe in wanted.items()
+    }
     lines = {name: list(read_lines(folder.evaluations)) for name, folder in folders.items()}
     metric = _common(lines)
     result = {
