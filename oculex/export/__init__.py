@@ -14,7 +14,7 @@ from oculex.nn.dual_encoder import DualEncoder
 from oculex.training import checkpoint, loop, recipes
 from oculex.training.folder import RunFolder, write_json
 
-TARGETS = ("open_clip", "transformers", "onnx")
+TARGETS = ("open_clip", "transformers", "timm", "onnx")
 
 
 def export_run(run: Path, to: str, out: Path) -> list[Parity]:

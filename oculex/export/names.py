@@ -33,6 +33,8 @@ def _same(
 
 
 def _turned(x: Tensor) -> Tensor:
+    if x.ndim != 2:
+        raise ValueError("no matrix")
     return x.T
 
 
@@ -40,8 +42,15 @@ def _patches(x: Tensor) -> Tensor:
     """[width, 3 p p] <-> [width, 3, p, p]."""
     if x.ndim == 4:
         return x.flatten(1)
+    if x.ndim != 2:
+        raise ValueError("neither a matrix nor a convolution")
     side = round((x.shape[1] / 3) ** 0.5)
     return x.view(len(x), 3, side, side)
+
+
+def _led(x: Tensor) -> Tensor:
+    """[width] -> [1, 1, width], [n, width] -> [1, n, width]."""
+    return x.view(1, -1, x.shape[-1])
 
 
 _BLOCK = {
@@ -143,6 +152,21 @@ TRANSFORMERS = [
 ]
 
 
+TIMM_VIT = [
+    *_same(
+        {"norm_1": "norm1", "attention.qkv": "attn.qkv", "attention.out": "attn.proj", "norm_2": "norm2"}
+        | {"up": "mlp.fc1", "down": "mlp.fc2"},
+        "image.blocks.{}.",
+        "blocks.{}.",
+    ),
+    *_same({"norm_pre": "norm_pre", "norm_post": "norm"}, "image.", ""),
+    Rule("image.class_token", "cls_token", _led),
+    Rule("image.positions", "pos_embed", _led),
+    Rule("image.patches.weight", "patch_embed.proj.weight", _patches),
+    Rule("image_projection.weight", "head.weight"),
+]
+
+
 def theirs(state: Mapping[str, Tensor], rules: list[Rule]) -> State:
     """Our weights under their names."""
     return _renamed(state, [(rule.ours, rule.theirs, rule.flip) for rule in rules])
@@ -161,7 +185,10 @@ def _renamed(
     for name, value in state.items():
         for pattern, target, flip in patterns:
             if match := pattern.fullmatch(name):
-                renamed[target.format(*match.groups())] = (flip(value) if flip else value).contiguous()
+                try:
+                    renamed[target.format(*match.groups())] = (flip(value) if flip else value).contiguous()
+                except ValueError:
+                    raise UserError(f"the weights hold {name!r} in the shape {tuple(value.shape)}") from None
                 break
         else:
             raise UserError(
@@ -191,6 +218,9 @@ def join_qkv(state: Mapping[str, Tensor]) -> State:
         if match is None:
             out[name] = value
         elif match[2] == "q":
-            pieces = [state[f"{match[1]}.{part}.{match[3]}"] for part in "qkv"]
+            parts = [f"{match[1]}.{part}.{match[3]}" for part in "qkv"]
+            pieces = [state[part] for part in parts if part in state]
+            if len(pieces) < 3 or len({piece.shape[1:] for piece in pieces}) > 1 or not pieces[0].ndim:
+                raise UserError(f"the weights of {match[1]} do not belong together: query, key and value")
             out[f"{match[1]}.qkv.{match[3]}"] = torch.cat(pieces)
     return out

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from oculex.contracts import UserError
 from oculex.data.collate import Ragged
-from oculex.export import names
+from oculex.data.sources.files import some
+from oculex.export import names, outside
 from oculex.export.parity import Parity, check, inputs
 from oculex.nn.dual_encoder import DualEncoder
 from oculex.systems.contrastive.clip import CLIPConfig
@@ -47,7 +49,7 @@ def model_cfg(config: CLIPConfig, end: int | None = None) -> dict[str, Any]:
 
 def clip_config(cfg: Mapping[str, Any]) -> CLIPConfig:
     """Our configuration of open_clip's; UserError names what CLIP proper does not have."""
-    vision, text = cfg["vision_cfg"], cfg["text_cfg"]
+    vision, text = (outside.section(cfg, part, "the open_clip model") for part in ("vision_cfg", "text_cfg"))
     known = {"image_size", "layers", "width", "patch_size", "head_width", "patch_dropout"}
     if odd := set(vision) - known:
         raise UserError(
@@ -67,6 +69,17 @@ def clip_config(cfg: Mapping[str, Any]) -> CLIPConfig:
         raise UserError(
             f"the open_clip model's text tower uses {', '.join(sorted(odd_text))}, which CLIP does not have"
         )
+    if text.get("pool_type", "argmax") not in ("argmax", "eos"):
+        raise UserError(
+            f"the open_clip model pools its text by {text['pool_type']!r}; CLIP takes the end of the text"
+        )
+    try:
+        return _sized(cfg, vision, text)
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"the open_clip model's configuration is not whole: {error!r}") from error
+
+
+def _sized(cfg: Mapping[str, Any], vision: Mapping[str, Any], text: Mapping[str, Any]) -> CLIPConfig:
     layers, width = vision["layers"], vision["width"]
     resnet = isinstance(layers, (list, tuple))
     return CLIPConfig(
@@ -90,47 +103,49 @@ def load(model: str, pretrained: str, allow_pickle: bool) -> tuple[CLIPConfig, d
     """(configuration, our weights, open_clip's model) of a folder, or of a model name and a weights file or tag."""
     import open_clip
 
-    folder = Path(model)
+    cfg: Any
+    folder, said = Path(model), dict[str, Any]()
     if folder.is_dir():
-        cfg = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]
-        weights = next(iter(sorted(folder.glob("*.safetensors"))), None)
-        if weights is None:
-            raise UserError(f"{folder} has no safetensors file; convert the weights, pickles are not opened")
-        state = load_file(weights)
+        tree = outside.read_json(folder / "open_clip_config.json")
+        cfg = outside.section(tree, "model_cfg", folder)
+        said = outside.section(tree, "preprocess_cfg", folder) if "preprocess_cfg" in tree else {}
+        state = outside.read_weights(outside.safetensors(folder))
     else:
-        cfg = open_clip.get_model_config(model)
+        cfg = open_clip.get_model_config(model) if model in open_clip.list_models() else None
         if cfg is None:
             raise UserError(
                 f"open_clip has no model {model!r} and there is no such folder; open_clip.list_models() names them"
             )
-        state = _state(model, pretrained, allow_pickle)
-    config = clip_config(cfg)
-    peer = open_clip.CLIP(
-        **{k: v for k, v in cfg.items() if k in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")}
-    )
-    peer.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
-    kept = {key: value.float() for key, value in state.items() if key != "attn_mask"}
-    return config, names.ours(kept, rules(config)), peer.eval()
+        state, said = _state(model, pretrained, allow_pickle)
+        cfg |= {"quick_gelu": True} if said.get("quick_gelu") else {}
+    config = replace(clip_config(cfg), **outside.pixels(said, "mean", "std", model))
+    own = bool(cfg["text_cfg"].get("hf_tokenizer_name"))
+    config = replace(config, tokenizer=outside.tokenizer(folder, config.vocabulary, own))
+    outside.checked(config, model)
+    weights = names.ours({k: v for k, v in state.items() if k != "attn_mask"}, rules(config))
+    outside.fitted(config, weights, model)
+    peer = open_clip.CLIP(**model_cfg(config, cfg["text_cfg"].get("eos_id") if own else None))
+    peer.load_state_dict(state, strict=False)
+    return config, weights, peer.eval()
 
 
-def _state(model: str, pretrained: str, allow_pickle: bool) -> dict[str, torch.Tensor]:
-    path = Path(pretrained)
-    if path.suffix == ".safetensors" and path.is_file():
-        return load_file(path)
-    if path.is_file():
-        if not allow_pickle:
-            raise UserError(
-                f"{path} is a pickle, which can run code when opened; give safetensors, or --allow-pickle if you trust it"
-            )
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return {key.removeprefix("module."): value for key, value in state.get("state_dict", state).items()}
-    if not pretrained:
-        raise UserError(
-            f"{model} needs weights: --pretrained with a safetensors file or one of open_clip's tags"
-        )
+def _state(model: str, pretrained: str, allow_pickle: bool) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Weights of a file or of one of open_clip's tags, and what open_clip knows of the tag's preprocessing."""
     import open_clip
 
-    return open_clip.create_model(model, pretrained=pretrained).state_dict()
+    if Path(pretrained).is_file():
+        return outside.read_weights([Path(pretrained)], allow_pickle), {}
+    known = open_clip.get_pretrained_cfg(model, pretrained) if pretrained else None
+    if not known:
+        tags = some(open_clip.list_pretrained_tags_by_model(model)) or "none"
+        raise UserError(
+            f"{model} needs weights: --pretrained with a safetensors file or one of open_clip's tags: {tags}"
+        )
+    try:
+        path = open_clip.download_pretrained(known)
+    except Exception as error:  # the hub and the network raise many kinds
+        raise UserError(f"cannot fetch {model}'s weights {pretrained!r}: {str(error)[:100]}") from error
+    return outside.read_weights([Path(path)], allow_pickle), dict(known)
 
 
 def export(system: DualEncoder, tokenizer: Any, out: Path) -> list[Parity]:

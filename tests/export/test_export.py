@@ -67,6 +67,54 @@ def test_transformers_opens_it_and_it_comes_back(run, tmp_path):
     assert tokens == runs.load(run).view({"id": "", "caption": "a red cube"}, None)["tokens"]
 
 
+def test_timm_opens_its_image_tower(run, tmp_path):
+    timm = pytest.importorskip("timm")
+    system = runs.load(run)
+    if system.config.image_tower == "resnet":
+        with pytest.raises(UserError, match="no counterpart in timm"):
+            export.export_run(run, "timm", tmp_path / "out")
+        return
+    (parity,) = export.export_run(run, "timm", tmp_path / "out")
+    assert (parity.n, parity.max_abs_error <= 1e-4) == (4 * 24, True)
+    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    facts = timm.data.resolve_data_config({}, model=model)
+    assert tuple(facts["input_size"]) == (3, 32, 32)
+    mean, std = (torch.tensor(facts[name]).view(3, 1, 1) for name in ("mean", "std"))
+    theirs = torch.nn.functional.normalize(model((images / 255 - mean) / std), dim=-1)
+    torch.testing.assert_close(theirs, system.encode_image({"image": images}), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tower", ["resnet18", "vit_tiny_patch16_224"])
+def test_a_timm_tower_goes_back_to_timm(tmp_path, tower):
+    timm = pytest.importorskip("timm")
+    from oculex.data.text import BytePair
+    from oculex.export.timm import export as to_timm
+    from oculex.nn.dual_encoder import DualEncoder
+
+    train_tokenizer(["a red cube"], 300).save(tmp_path / "t.json")
+    system = DualEncoder(replace(VIT, image_tower=tower, image_size=64)).eval()
+    (parity,) = to_timm(system, BytePair.load(tmp_path / "t.json"), tmp_path / "out")
+    assert parity.max_abs_error <= 1e-4
+    assert (
+        timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).num_features == system.image.width
+    )
+
+
+@pytest.mark.parametrize("kind", ["open_clip", "transformers"])
+def test_a_vocabulary_of_its_own_comes_back_with_the_model(run, tmp_path, kind):
+    pytest.importorskip(kind)
+    if kind == "transformers" and runs.load(run).config.image_tower == "resnet":
+        pytest.skip("transformers' CLIP is a vision transformer")
+    export.export_run(run, kind, tmp_path / "out")
+    assert all(
+        check.max_abs_error <= 1e-4
+        for check in export.import_run(kind, str(tmp_path / "out"), tmp_path / "back")
+    )
+    sample = {"id": "", "caption": "a red cube"}
+    assert runs.load(tmp_path / "back").view(sample, None) == runs.load(run).view(sample, None)
+
+
 def test_onnx_runs_it_at_other_batch_sizes(run, tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
