@@ -9,7 +9,10 @@ from oculex.contracts import UserError
 
 _BENCHES = {
     "clip-step": "a CLIP update: oculex and open_clip, same architecture, batch and loss",
+    "contrastive-memory": "the contrastive loss of 32,768 pairs: oculex in tiles and the dense loss",
     "decode": "JPEGs to training views: oculex and open_clip's own pipeline, on one core",
+    "ssl-step": "MAE and DINO updates: oculex and lightly, same transformer, batch and loss",
+    "stored-teacher": "a distillation step: stored answers and the teacher beside the student, TinyViT's sizes",
     "startup": "seconds of `import oculex` and `oculex list`",
 }
 

@@ -15,17 +15,20 @@ def duel(
 ) -> dict[str, Any]:
     """Both in turn, ``rounds`` times, the order swapped every round; ``work`` items a call.
 
-    The ratio is taken within a round, so that a slow minute of the machine slows both of its sides.
+    The ratio is taken within a round, so that a slow minute of the machine slows both of its sides. ``cpu_seconds``, the
+    processor time of a call in the median over rounds, is what remains comparable on a machine that others use too, if
+    there is one thread: waiting threads spin.
     """
-    seconds = np.zeros((rounds, 2))
+    seconds, cpu = np.zeros((rounds, 2)), np.zeros((rounds, 2))
     for each in (ours, peer):
         each()
     for index in range(rounds):
         sides = [(0, ours), (1, peer)]
         for side, call in sides if index % 2 == 0 else reversed(sides):
-            begun = time.perf_counter()
+            begun, used = time.perf_counter(), time.process_time()
             call()
             seconds[index, side] = time.perf_counter() - begun
+            cpu[index, side] = time.process_time() - used
     ratio = np.quantile(seconds[:, 1] / seconds[:, 0], [0.1, 0.5, 0.9])
     rate = work / np.median(seconds, axis=0)
     return {
@@ -33,6 +36,7 @@ def duel(
         "peer": float(rate[1]),
         "unit": unit,
         "ratio": {"median": float(ratio[1]), "low": float(ratio[0]), "high": float(ratio[2])},
+        "cpu_seconds": dict(zip(("ours", "peer"), np.median(cpu, axis=0).tolist(), strict=True)),
         "rounds": rounds,
     }
 
