@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ class Show:
 
     def run(self) -> None:
         from oculex import catalog
+        from oculex.report.ledger import measured
         from oculex.runs import describe
 
         row = catalog.find(self.name)
@@ -70,12 +72,24 @@ class Show:
         if self.json:
             _print_json(shown)
             return
-        print(f"{row.name} ({row.number})  {row.title}\n{row.authors}, {row.venue}, {row.year}")
-        print(f"family {row.family}, status {shown['status']}\n\n{shown['about']}\n")
+        found = catalog.evidence(row.name)
+        numbered = f" ({row.number})" if row.number is not None else ""
+        print(
+            f"{row.name}{numbered}  {row.title}\n{', '.join(filter(None, (row.authors, row.venue, str(row.year))))}"
+        )
+        print(f"family {row.family}, status {shown['status']}; evidence: {', '.join(found) or 'none yet'}\n")
+        print(f"{shown['about']}\n")
         for name, preset in shown["presets"].items():
             print(f"  preset {name:<18} {preset['parameters']:>13,} parameters  budget {preset['budget']}")
         for claim in shown["claims"]:
+            judged = found.get("claim", {}).get(claim["name"])
             print(f"\n  claim {claim['name']}: {claim['statement']}\n    paper: {claim['paper']}")
+            here = (
+                f"{judged['verdict']}: {measured(judged)}"
+                if judged
+                else f"not measured; `oculex claim {row.name}`"
+            )
+            print(f"    here: {here}")
         print(f"\n{catalog.cite(row)}")
 
 
@@ -101,9 +115,20 @@ class Train:
         ""
     )
 
+    replay: Annotated[
+        Path | None,
+        arg(
+            metavar="FILE",
+            help="A run's crash.json: does the step that stopped it again, alone, and tells what is not finite.",
+        ),
+    ] = None
+
     def run(self) -> None:
         from oculex import runs
+        from oculex.training import ranks
 
+        if self.replay is not None:
+            return self._replay(self.replay)
         changes = [*self.set, *([f"logging.wandb={self.wandb}"] if self.wandb else [])]
         folder = runs.train(
             self.name,
@@ -114,7 +139,18 @@ class Train:
             seed=self.seed,
             changes=changes,
         )
-        _finish(folder.path)
+        if ranks.leads():
+            _finish(folder.path)
+
+    def _replay(self, file: Path) -> None:
+        from oculex import runs
+        from oculex.training.crash import told
+
+        given = {"--data": self.data, "--out": self.out, "--budget": self.budget, "--seed": self.seed}
+        extra = [name for name, value in given.items() if value not in (None, ())]
+        if extra:
+            raise UserError(f"--replay takes data and recipe from the run; leave out {', '.join(extra)}")
+        print("\n".join(told(runs.replay(file, self.set))))
 
 
 @dataclass(frozen=True)
@@ -126,8 +162,11 @@ class Resume:
 
     def run(self) -> None:
         from oculex import runs
+        from oculex.training import ranks
 
-        _finish(runs.resume(self.run_folder, skip_batch=self.skip_batch).path)
+        folder = runs.resume(self.run_folder, skip_batch=self.skip_batch)
+        if ranks.leads():
+            _finish(folder.path)
 
 
 @dataclass(frozen=True)
@@ -144,13 +183,15 @@ class Evaluate:
 
     def run(self) -> None:
         from oculex import runs
+        from oculex.report.page import write_report
+        from oculex.report.terminal import results
 
         result = runs.evaluate(self.run_folder, on=self.on, limit=self.limit, device=self.device)
+        page = write_report(self.run_folder)
         if self.json:
             _print_json(result)
             return
-        _print_metrics(result["metrics"])
-        print(f"records: {result['records']}")
+        print(f"{results(result['metrics'], Path(result['records']))}\n\npage  {page}")
 
 
 @dataclass(frozen=True)
@@ -162,6 +203,7 @@ class Compare:
 
     def run(self) -> None:
         from oculex import runs
+        from oculex.report.terminal import differences
 
         if len(self.run_folders) < 2:
             raise UserError("compare takes two runs or more")
@@ -169,9 +211,9 @@ class Compare:
         if self.json:
             _print_json(result)
             return
-        for other, differences in result["differences"].items():
-            print(f"{other} minus {result['base']}")
-            _print_metrics(differences, signed=True)
+        for other, found in result["differences"].items():
+            print(f"{other} minus {result['base']}; * where the 95 % interval leaves out 0\n")
+            print(f"{differences(found)}\n")
 
 
 @dataclass(frozen=True)
@@ -188,17 +230,15 @@ class Race:
     def run(self) -> None:
         from oculex.claims.race import race
         from oculex.report.race import write_race
+        from oculex.report.terminal import finals
 
         if len(self.names) < 2:
             raise UserError("a race takes two systems or more; `oculex list` names them")
         result, folder = race(
             self.names, data=self.data, budget=self.budget, out=self.out, seed=self.seed, changes=self.set
         )
-        for name, system in result["systems"].items():
-            final = system["final"]
-            print(f"{name:<22} {result['metric']} {_estimate(final)}")
         write_race(result, folder / "race.html")
-        print(f"\n{result['conclusion']}\nreport: {folder / 'race.html'}")
+        print(f"{finals(result)}\n\n{result['conclusion']}\n\npage  {folder / 'race.html'}")
 
 
 @dataclass(frozen=True)
@@ -214,11 +254,15 @@ class Claim:
     budget: Annotated[
         str | None, arg(help="Instead of each claim's own budget; the result then says so.")
     ] = None
+    record: Annotated[
+        bool, arg(help="Take the results into the evidence that oculex carries (for its contributors).")
+    ] = False
     json: Json = False
 
     def run(self) -> None:
         from oculex.claims import ledger
         from oculex.claims.experiment import judge_claims
+        from oculex.report.measures import number, span
 
         if not (self.names or self.all or self.ledger):
             raise UserError("name a system, or give --all or --ledger; `oculex list` shows the systems")
@@ -227,15 +271,18 @@ class Claim:
             if self.ledger
             else judge_claims(self.names, all_systems=self.all, out=self.out, budget=self.budget)
         )
+        if self.record:
+            ledger.record(results)
         if self.json:
             _print_json(results)
             return
         for result in results:
             print(f"{result['system']} / {result['name']}: {result['verdict']}\n  {result['statement']}")
             print(f"  paper: {result['paper']}")
-            for arm, value in result["arms"].items():
-                print(f"  {arm:<24} {_estimate(value)}")
-            print(f"  effect ({result['compare']}) {_estimate(result['effect'])}\n")
+            effect = {f"effect ({result['compare']})": result["effect"]}
+            for name, e in {**result["arms"], **effect}.items():
+                print(f"  {name:<24} {number(e['value']):>8}  {span(e['low'], e['high'])}  n = {e['n']}")
+            print()
         if self.ledger:
             from oculex.report.ledger import write_ledger
 
@@ -307,7 +354,7 @@ class Export:
 
     run_folder: Run
     out: Annotated[Positional[Path], arg(metavar="OUT")]
-    to: Annotated[Literal["open_clip", "transformers", "onnx"], arg(help="Format.")]
+    to: Annotated[Literal["open_clip", "transformers", "timm", "onnx"], arg(help="Format.")]
 
     def run(self) -> None:
         from oculex import export
@@ -372,12 +419,65 @@ class Convert:
     out: Out
     to: Literal["webdataset", "parquet"] = "webdataset"
     shard: Annotated[int, arg(help="Samples a file.")] = 10_000
+    leave_out: Annotated[
+        Path | None, arg(metavar="FILE", help="Ids of samples to leave out, one a line.")
+    ] = None
+    side: Annotated[
+        int | None, arg(metavar="PIXELS", help="Shrink pictures whose shorter side is longer than this.")
+    ] = None
 
     def run(self) -> None:
         from oculex.data.convert import convert
         from oculex.data.sources import open_source
 
-        print(_plain(convert(open_source(self.path), self.out, to=self.to, shard=self.shard)))
+        drop = frozenset(_lines(self.leave_out)) if self.leave_out is not None else frozenset()
+        print(
+            _plain(
+                convert(
+                    open_source(self.path),
+                    self.out,
+                    to=self.to,
+                    shard=self.shard,
+                    leave_out=drop,
+                    side=self.side,
+                )
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Say what is wrong with data for a recipe, what limits its speed, and whether it fits into memory."""
+
+    paths: Annotated[
+        Positional[tuple[str, ...]], arg(metavar="PATH", help="As for `oculex train --data`, or world.")
+    ]
+    recipe: Annotated[str, arg(metavar="NAME", help="System that is to be trained, as in `oculex list`.")]
+    preset: Annotated[str, arg(help="As for `oculex train`.")] = "tiny"
+    set: Set = ()
+    seconds: Annotated[float, arg(help="About how long to look and to measure.")] = 60.0
+    leave_out: Annotated[
+        Path | None,
+        arg(metavar="FILE", help="Write the ids of samples better left out, for `oculex data convert`."),
+    ] = None
+    json: Json = False
+
+    def run(self) -> None:
+        from oculex import catalog, doctor
+        from oculex.doctor import page
+        from oculex.runs import customised
+        from oculex.training import recipes
+
+        if not self.paths:
+            raise UserError("give the data to examine, such as a folder, or world")
+        name = catalog.find(self.recipe).name
+        preset = recipes.preset(catalog.load(name), name, self.preset)
+        recipe = customised(preset, self.paths, changes=self.set)
+        report = doctor.examine(recipe, self.seconds, leave_out=self.leave_out)
+        if self.json:
+            _print_json(report.figures())
+        else:
+            print(page.text(report))
 
 
 @dataclass(frozen=True)
@@ -415,7 +515,7 @@ class Bench:
             print("\n".join(f"{key:<24} {_plain(value)}" for key, value in result.items()))
 
 
-_DATA = {"inspect": Inspect, "convert": Convert}
+_DATA = {"inspect": Inspect, "convert": Convert, "doctor": Doctor}
 COMMANDS: dict[str, Any] = {
     "list": List,
     "show": Show,
@@ -492,36 +592,29 @@ _CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes)
 
 @dataclass(frozen=True)
 class _Data:
-    """Inspect or convert data: `oculex data inspect|convert PATH`."""
+    """Inspect, convert or examine data: `oculex data inspect|convert|doctor PATH`."""
 
 
 def _finish(run: Path) -> None:
-    """What was learnt, and what to type next."""
+    """What was learnt, where the page is, and what to type next."""
     from oculex.report.page import write_report
-    from oculex.training.folder import RunFolder, read_lines
+    from oculex.report.terminal import learnt
 
     write_report(run)
-    last = list(read_lines(RunFolder(run).evaluations))
-    if last:
-        _print_metrics(last[-1]["metrics"])
-    print(
-        f"\nrun: {run}\nreport: {run / 'report.html'}\n"
-        f"next: oculex evaluate {run}\n"
-        f'      oculex index {run} --images PATH -o my.index && oculex search my.index "a red ball"\n'
-        f"      oculex export {run} OUT --to open_clip"
-    )
+    print(learnt(run, _program()))
 
 
-def _print_metrics(metrics: dict[str, Any], signed: bool = False) -> None:
-    width = max(map(len, metrics), default=0)
-    for name, estimate in metrics.items():
-        print(f"{name:<{width}}  {_estimate(estimate, signed)}")
+def _program() -> str:
+    """This command as it was typed: `oculex`, or its path where it is not on the search path."""
+    typed = Path(sys.argv[0])
+    found = shutil.which("oculex")
+    known = typed.name != "oculex" or (found and typed.exists() and Path(found).samefile(typed))
+    return "oculex" if known else str(typed)
 
 
-def _estimate(e: dict[str, Any], signed: bool = False) -> str:
-    sign = "+" if signed else ""
+def _estimate(e: dict[str, Any]) -> str:
     n = f"  n={e['n']}" if "n" in e else ""
-    return f"{e['value']:{sign}.4g}  [{e['low']:{sign}.4g}, {e['high']:{sign}.4g}]{n}"
+    return f"{e['value']:.4g}  [{e['low']:.4g}, {e['high']:.4g}]{n}"
 
 
 def _plain(value: Any) -> str:
@@ -530,6 +623,13 @@ def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
     return str(value)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}; give a UTF-8 text file") from error
 
 
 def _print_json(value: Any) -> None:

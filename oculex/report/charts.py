@@ -15,14 +15,14 @@ from html import escape
 
 import numpy as np
 
-SMALL, NARROW, WIDE = (340, 190), (360, 250), (880, 300)
+SMALL, NARROW, WIDE = (290, 172), (360, 250), (880, 300)
 """Width and height in pixels: a chart among others; a chart of its own on a phone and on a desk."""
 COLOURS = 6
 """Series told apart by colour; further ones repeat, with their names still written beside them."""
 POINTS = 300
 """Points drawn of a line; longer ones are averaged, with their extremes as a band."""
-_LETTER = 6.6
-"""Width of a letter of the charts' text, in pixels."""
+_LETTER, _BOLD = 6.6, 7.5
+"""Width of a letter of the charts' text and of the series' names, in pixels."""
 
 Point = Sequence[float]
 """(x, y) or (x, y, low, high)."""
@@ -54,7 +54,7 @@ def lines(
     labels = tick_texts(y_ticks, share)
     names = _ends(drawn) if len(drawn) > 1 else {}
     left = 10 + _LETTER * max(map(len, labels))
-    right = size[0] - (14 + _LETTER * min(18, max(map(len, names))) if names else 10)
+    right = size[0] - (14 + _BOLD * min(18, max(map(len, names))) if names else 10)
     top, bottom = 10, size[1] - 36
     sx, sy = _scale(min(xs), max(xs), left, right), _scale(y_ticks[0], y_ticks[-1], bottom, top)
     parts = [

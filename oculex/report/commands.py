@@ -54,17 +54,17 @@ def flat(tree: Mapping[str, Any], where: str = "") -> dict[str, str]:
     return out
 
 
-def further(run: Path, metrics: Sequence[str]) -> list[tuple[str, str]]:
+def further(run: Path, metrics: Sequence[str], program: str = "oculex") -> list[tuple[str, str]]:
     """(what for, command) of what a run can be used for next."""
     at = shlex.quote(str(run))
-    steps = [("Ask everything of it that it can do", f"oculex evaluate {at}")]
+    steps = [("Ask everything of it that it can do", f"{program} evaluate {at}")]
     if any("/retrieval/" in name for name in metrics):
         steps += [
-            ("Search your own pictures", f"oculex index {at} --images PATH -o my.index"),
-            ("", 'oculex search my.index "a red ball"'),
+            ("Search your own pictures", f"{program} index {at} --images PATH -o my.index"),
+            ("", f'{program} search my.index "a red ball"'),
         ]
     steps += [
-        ("Use it in other tools", f"oculex export {at} OUT --to open_clip"),
-        ("See whether another run is really better", f"oculex compare {at} OTHER_RUN"),
+        ("Use it in other tools", f"{program} export {at} OUT --to open_clip"),
+        ("See whether another run is really better", f"{program} compare {at} OTHER_RUN"),
     ]
     return steps

@@ -39,12 +39,13 @@ def classes(found: Sequence[Table]) -> dict[tuple[str, str], int]:
 
 
 def section(found: Sequence[Table]) -> dict[str, Any] | None:
-    """The first classification of the newest table that has one: its prompt ensemble, without controls."""
+    """The classification of most items, of the newest table among equals: its prompt ensemble, without controls."""
+    most: tuple[str, str, list[str], list[str]] | None = None
     for table in found:
-        for (group, task), rows in _answers(table).items():
-            truth, answer = table["truth"][rows], table["parsed"][rows]
-            return _shown(Measure.of(f"{group}/{task}/top1").heading, truth.tolist(), answer.tolist())
-    return None
+        for (group, task), rows in list(_answers(table).items())[:1]:
+            if most is None or len(rows) > len(most[2]):
+                most = group, task, table["truth"][rows].tolist(), table["parsed"][rows].tolist()
+    return _shown(Measure.of(f"{most[0]}/{most[1]}/top1").heading, *most[2:]) if most else None
 
 
 def _answers(table: Table) -> dict[tuple[str, str], np.ndarray]:

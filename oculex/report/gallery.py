@@ -1,8 +1,7 @@
-"""The retrieval gallery: queries with what was found for them, as the evaluation kept them.
+"""The retrieval gallery: queries with what was found for them, from RUN/gallery.json as the evaluation kept it.
 
-gallery.json is a list of {"query", "kind": "text_to_image" | "image_to_text", "hits", "truth"}. The query is a
-text, or for image_to_text a picture; a hit is {"id", "image" | "text", "score", "right"}; "truth" is {"id",
-"image" | "text"}, shown where no hit is right. A picture is a data URI or a path inside the run's folder.
+``oculex.evaluation.gallery`` states the format. The file is not trusted: pictures are decoded and encoded anew,
+and one that is no data URI of a picture is not shown.
 """
 
 from __future__ import annotations
@@ -14,61 +13,49 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from oculex.report.picture import thumbnail
+from oculex.evaluation.gallery import HITS, QUERIES, thumbnail
 from oculex.training.folder import read_json
-
-HITS = 6
-SHOWN = 16
 
 
 def section(run: Path) -> list[dict[str, Any]]:
-    """The queries with their pictures inlined; empty where the run kept no gallery."""
+    """The queries with their pictures; empty where the run kept no gallery."""
     path = run / "gallery.json"
-    return [_query(entry, run) for entry in read_json(path)[:SHOWN]] if path.is_file() else []
+    return [_query(entry) for entry in read_json(path)[:QUERIES]] if path.is_file() else []
 
 
-def _query(entry: Mapping[str, Any], run: Path) -> dict[str, Any]:
+def _query(entry: Mapping[str, Any]) -> dict[str, Any]:
     asked = "image" if entry["kind"] == "image_to_text" else "text"
-    hits = [_shown(hit, run) for hit in entry["hits"][:HITS]]
-    truth = entry.get("truth") or {}
+    hits = [_shown(hit) for hit in entry["hits"][:HITS]]
     return {
+        "set": str(entry["set"]),
         "kind": entry["kind"],
-        "query": _shown({asked: entry["query"]}, run),
+        "query": _shown({asked: entry["query"]}),
         "hits": hits,
         "found": any(hit["right"] for hit in hits),
-        "truth": _shown(truth, run) if truth.get("image") or truth.get("text") else None,
+        "truth": _shown(entry["truth"]),
+        "rank": f"{entry['rank']:,} of {entry['of']:,}",
     }
 
 
-def _shown(entry: Mapping[str, Any], run: Path) -> dict[str, Any]:
-    image = inlined(str(entry["image"]), run) if entry.get("image") else ""
+def _shown(entry: Mapping[str, Any]) -> dict[str, Any]:
+    image = inlined(str(entry["image"])) if entry.get("image") else ""
     return {
-        "id": str(entry.get("id", "")),
         "image": image,
         "text": str(entry.get("text") or ("" if image else f"picture {entry.get('id', '')} cannot be read")),
-        "score": entry.get("score"),
+        "id": str(entry.get("id", "")),
         "right": bool(entry.get("right")),
     }
 
 
-def inlined(reference: str, run: Path) -> str:
-    """A thumbnail of a data URI or of a file inside ``run``; empty where it is no picture, or lies outside."""
+def inlined(uri: str) -> str:
+    """A thumbnail of a data URI; empty where it is no picture."""
     from PIL import Image, UnidentifiedImageError
 
+    head, _, body = uri.partition(",")
+    if not (head.startswith("data:image/") and head.endswith(";base64")):
+        return ""
     try:
-        with Image.open(_bytes(reference, run)) as picture:
+        with Image.open(io.BytesIO(b64decode(body, validate=True))) as picture:
             return thumbnail(picture)
     except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError, binascii.Error):
         return ""
-
-
-def _bytes(reference: str, run: Path) -> io.BytesIO:
-    if reference.startswith("data:"):
-        head, _, body = reference.partition(",")
-        if not (head.startswith("data:image/") and head.endswith(";base64")):
-            raise ValueError("not a picture")
-        return io.BytesIO(b64decode(body, validate=True))
-    path = (run / reference).resolve()
-    if not path.is_relative_to(run.resolve()):
-        raise ValueError("outside the run's folder")
-    return io.BytesIO(path.read_bytes())

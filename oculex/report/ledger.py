@@ -37,10 +37,20 @@ def ledger_markdown(claims: Sequence[Claim]) -> str:
     """A Markdown table: system, claim, paper, effect with its interval, verdict."""
     rows = ["| system | claim | the paper | ours | verdict |", "|---|---|---|---|---|"]
     for claim in claims:
-        ours = f"{_effect(claim)} ({_span(claim)}), {_seeds(claim)}"
-        cells = (f"`{claim['system']}`", claim["statement"], claim["paper"], ours, claim["verdict"])
+        cells = (
+            f"`{claim['system']}`",
+            claim["statement"],
+            claim["paper"],
+            measured(claim),
+            claim["verdict"],
+        )
         rows.append("| " + " | ".join(map(cell, cells)) + " |")
     return "\n".join(rows) + "\n"
+
+
+def measured(claim: Claim) -> str:
+    """The effect with its interval, and over how many seeds."""
+    return f"{_effect(claim)} ({_span(claim)}), {_seeds(claim)}"
 
 
 def cell(text: object) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 TASKS = {
     "zeroshot": "Zero-shot classification",
+    "classify": "Classification",
     "retrieval": "Retrieval",
     "knn": "Nearest neighbours",
     "probe": "Linear probe",

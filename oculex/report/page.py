@@ -185,17 +185,25 @@ def _speed(lines: Lines) -> dict[str, Any] | None:
 
 
 def _learning(evaluations: Lines, classes: Mapping[tuple[str, str], int]) -> list[dict[str, Any]]:
-    if len(evaluations) < 2:
-        return []
-    out, last = [], evaluations[-1]["metrics"]
-    for name in headlines(last, most=6):
-        points = [(e["samples"], *_bounds(e["metrics"][name])) for e in evaluations if name in e["metrics"]]
-        m = Measure.of(name)
-        by_chance = chance(m, last, classes)
+    out = []
+    for name in headlines(evaluations[-1]["metrics"], most=6) if evaluations else []:
+        found = _alike([e for e in evaluations if name in e["metrics"]], name)
+        if len(found) < 2:
+            continue
+        m, metrics = Measure.of(name), found[-1]["metrics"]
+        points = [(e["samples"], *_bounds(e["metrics"][name])) for e in found]
+        by_chance = chance(m, metrics, classes)
         level = ("chance", by_chance) if by_chance is not None else None
         drawn = charts.lines({m.label: points}, "samples", m.label, share=m.share, zero=True, level=level)
-        out.append({"name": m.title, "svg": svg(drawn)})
+        out.append({"name": m.title, "n": metrics[name].get("n"), "svg": svg(drawn)})
     return [each for each in out if each["svg"]]
+
+
+def _alike(evaluations: Lines, name: str) -> Lines:
+    """Those of one number of items, the commonest: a gallery twice as large is another question."""
+    counts = Counter(e["metrics"][name].get("n") for e in evaluations)
+    most = counts.most_common(1)[0][0]
+    return [e for e in evaluations if e["metrics"][name].get("n") == most]
 
 
 def _bounds(e: Estimate) -> tuple[float, ...]:

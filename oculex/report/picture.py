@@ -1,8 +1,7 @@
-"""Pictures for pages: thumbnails as data URIs, contact sheets."""
+"""Contact sheets."""
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 
@@ -11,15 +10,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 LINE = 14
 """Height of a line of a caption, in pixels."""
-
-
-def thumbnail(picture: np.ndarray | Image.Image, side: int = 160) -> str:
-    """A uint8 [H, W, 3] array or a picture as a WebP data URI whose longer side is at most ``side``."""
-    small = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture.convert("RGB")
-    small.thumbnail((side, side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=86, method=4)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def contact_sheet(
@@ -33,7 +23,7 @@ def contact_sheet(
         raise ValueError(f"{len(images)} images need as many captions, got {len(captions)}")
     n, height, width, _ = images.shape
     font = ImageFont.load_default(11)
-    texts = [_wrapped(text, width, font) for text in captions or ()]
+    texts = [wrapped(text, width, font) for text in captions or ()]
     below = LINE * max(map(len, texts), default=0) + (4 if texts else 0)
     columns = max(1, min(columns, n))
     rows = -(-n // columns)
@@ -50,17 +40,19 @@ def contact_sheet(
     return buffer.getvalue()
 
 
-def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
-    """At most two lines of at most ``width`` pixels; what does not fit ends in an ellipsis."""
-    lines = [""]
+def wrapped(
+    text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, lines: int = 2
+) -> list[str]:
+    """At most ``lines`` lines of at most ``width`` pixels; what does not fit ends in an ellipsis."""
+    found = [""]
     for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width or not lines[-1]:
-            lines[-1] = longer
+        longer = f"{found[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not found[-1]:
+            found[-1] = longer
         else:
-            lines.append(word)
-    kept = lines[:2]
-    if len(lines) > 2:
+            found.append(word)
+    kept = found[:lines]
+    if len(found) > lines:
         kept[-1] += "…"
     for index, line in enumerate(kept):
         while font.getlength(line) > width and len(line) > 1:

@@ -45,7 +45,9 @@ def conclusion(race: Mapping[str, Any]) -> str:
     finals = {name: system["final"] for name, system in race["systems"].items()}
     leader, *others = sorted(finals, key=lambda name: -finals[name]["value"])
     best = finals[leader]
-    said = f"{leader} ended highest: {m.text(best['value'])} (95\u202f% interval {m.span(best)})."
+    level = any(finals[name]["value"] == best["value"] for name in others)
+    place = "ended level with another" if level else "ended highest"
+    said = f"{leader} {place}: {m.text(best['value'])} (95\u202f% interval {m.span(best)})."
     clear: list[str] = []
     close: list[str] = []
     for name in others:

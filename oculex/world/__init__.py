@@ -12,10 +12,11 @@ from oculex.world.camera import Survey, View, boxes, look, render, render_batch,
 from oculex.world.domains import DOMAINS, Domain
 from oculex.world.generate import concept_frequencies, make_scene
 from oculex.world.graph import scene_graph
-from oculex.world.language import STYLES, caption
+from oculex.world.language import STYLES, caption, writes
 from oculex.world.questions import KINDS, Question, questions
 from oculex.world.relations import Relation, relations
-from oculex.world.scene import Camera, Object, Scene, SceneConfig, class_names, class_of
+from oculex.world.scene import Camera, Object, Scene, SceneConfig, class_names, class_of, concept_index
+from oculex.world.sensors import SENSORS, Sensor
 from oculex.world.vocabulary import colour_names, material_names, shape_names
 from oculex.world.words import LANGUAGES, SYNONYMS
 
@@ -23,6 +24,7 @@ __all__ = [
     "DOMAINS",
     "KINDS",
     "LANGUAGES",
+    "SENSORS",
     "STYLES",
     "SYNONYMS",
     "Camera",
@@ -32,6 +34,7 @@ __all__ = [
     "Relation",
     "Scene",
     "SceneConfig",
+    "Sensor",
     "Survey",
     "View",
     "boxes",
@@ -40,6 +43,7 @@ __all__ = [
     "class_of",
     "colour_names",
     "concept_frequencies",
+    "concept_index",
     "look",
     "make_scene",
     "material_names",
@@ -51,4 +55,5 @@ __all__ = [
     "shape_names",
     "survey",
     "visibility",
+    "writes",
 ]

@@ -42,14 +42,22 @@ def caption(scene: Scene, rng: np.random.Generator, style: str = "alt", language
     web; ``wrong`` is fluent and false; ``synonyms`` is ``alt`` in other words. German and Chinese have alt,
     detailed and wrong.
     """
-    if language not in LANGUAGES or style not in STYLES:
-        raise UserError(f"world: no captions {style!r}/{language!r}; styles {STYLES}, languages {LANGUAGES}")
-    if language != "en" and style in ("noisy", "synonyms"):
-        raise UserError(f"world: {style!r} captions are in English only; set language to 'en'")
+    writes(style, language)
     content = observe(scene, rng)
     if style == "wrong":
         content, style = falsify(scene, content, rng), "alt"
     return _WRITERS[language, style](content, rng)
+
+
+def writes(style: str, language: str) -> None:
+    """Raises UserError where there are no captions of this style in this language."""
+    if language not in LANGUAGES or style not in STYLES:
+        raise UserError(
+            f"world: no captions {style!r} in {language!r}; styles are {', '.join(STYLES)}, languages "
+            f"{', '.join(LANGUAGES)}"
+        )
+    if language != "en" and style in ("noisy", "synonyms"):
+        raise UserError(f"world: {style!r} captions are in English only; set language=en")
 
 
 _WRITERS: dict[tuple[str, str], Callable[[Content, np.random.Generator], str]] = {

@@ -16,7 +16,7 @@ from oculex.world.camera import Survey, survey
 from oculex.world.english import pick
 from oculex.world.relations import OPPOSITE, SPATIAL, between, bulk
 from oculex.world.scene import Object, Scene
-from oculex.world.vocabulary import colour_names, shape_names
+from oculex.world.vocabulary import SHAPE, colour_names, shape_names
 from oculex.world.words import MATERIAL_WORD, plural
 
 
@@ -97,6 +97,8 @@ def _exist(facts: _Facts, rng: np.random.Generator) -> Question | None:
     return Question(f"Is there a {concept} in the picture?".replace("a orange", "an orange"), "no", "exist")
 
 
+_GRAINED = ("wood", "stone")
+"""Materials that are known on any shape; on flat faces rubber, plastic and metal look alike."""
 _COUNT_WEIGHT = (1.0, 1.0, 2.2, 6.0, 14.0, 20.0, 20.0, 20.0, 20.0)
 
 
@@ -106,7 +108,7 @@ def _count(facts: _Facts, rng: np.random.Generator) -> Question | None:
     tests: list[tuple[str, str, str]] = [("objects", "", "")]
     tests += [(f"{c} objects", "colour", c) for c in colour_names()]
     tests += [(plural(s), "shape", s) for s in shape_names()]
-    tests += [(f"{w} objects", "material", m) for m, w in MATERIAL_WORD.items()]
+    tests += [(f"{MATERIAL_WORD[m]} objects", "material", m) for m in _GRAINED]
     by_answer: dict[int, list[str]] = {}
     for words, attribute, value in tests:
         number = sum(not attribute or getattr(o, attribute) == value for o in facts.scene.objects)
@@ -117,10 +119,20 @@ def _count(facts: _Facts, rng: np.random.Generator) -> Question | None:
     return Question(f"How many {pick(rng, by_answer[answer])} are there?", str(answer), "count")
 
 
-def _attribute(name: str, wording: str) -> Callable[[_Facts, np.random.Generator], Question | None]:
+def _curved(thing: Object) -> bool:
+    return not SHAPE[thing.shape].flat
+
+
+def _attribute(
+    name: str, wording: str, told: Callable[[Object], bool] = lambda _: True
+) -> Callable[[_Facts, np.random.Generator], Question | None]:
     def ask(facts: _Facts, rng: np.random.Generator) -> Question | None:
-        named = [(i, words) for i in facts.shown if (words := refer(facts.scene, i, hide=name))]
-        if not named and len(facts.scene.objects) > 1:
+        named = [
+            (i, words)
+            for i in facts.shown
+            if told(facts.thing(i)) and (words := refer(facts.scene, i, hide=name))
+        ]
+        if not named and (len(facts.scene.objects) > 1 or not told(facts.thing(0))):
             return None
         i, words = pick(rng, named) if named else (0, "the object")
         return Question(wording.format(words), getattr(facts.thing(i), name), name)
@@ -191,7 +203,7 @@ _ASK: dict[str, Callable[[_Facts, np.random.Generator], Question | None]] = {
     "count": _count,
     "colour": _attribute("colour", "What colour is {}?"),
     "shape": _attribute("shape", "What shape is {}?"),
-    "material": _attribute("material", "What is {} made of?"),
+    "material": _attribute("material", "What is {} made of?", told=_curved),
     "size": _size,
     "relation": _relation,
     "compare": _compare,

@@ -219,11 +219,15 @@ def class_names(config: SceneConfig | None = None) -> list[str]:
     return [f"{colour} {shape}" for shape in config.shapes for colour in config.colours]
 
 
+def concept_index(thing: Object, config: SceneConfig | None = None) -> int:
+    """Index of an object's concept in ``class_names(config)``."""
+    config = config or SceneConfig()
+    return config.shapes.index(thing.shape) * len(config.colours) + config.colours.index(thing.colour)
+
+
 def class_of(scene: Scene, config: SceneConfig | None = None) -> int:
     """Label of the scene: the index of its subject's concept in ``class_names(config)``."""
-    config = config or SceneConfig()
-    shape, colour = config.shapes.index(scene.subject.shape), config.colours.index(scene.subject.colour)
-    return shape * len(config.colours) + colour
+    return concept_index(scene.subject, config)
 
 
 def shape_index(thing: Object) -> int:

@@ -23,6 +23,8 @@ class Shape:
     """Where a label fits on the front: half width, half height, height of its centre. None: nowhere."""
     facing: bool = False
     """Recognised from its front only, so scenes turn it roughly towards the camera."""
+    flat: bool = False
+    """Has flat faces alone, which rarely show the highlight by which rubber, plastic and metal differ."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +53,19 @@ class Material:
 
 SHAPES: tuple[Shape, ...] = (
     Shape("sphere", 0.80, 0.80, 1.60, 0.80, 2.145, (0.46, 0.40, 0.84)),
-    Shape("cube", 0.66, 0.66, 1.32, 0.90, 2.263, (0.50, 0.46, 0.66)),
+    Shape("cube", 0.66, 0.66, 1.32, 0.90, 2.263, (0.50, 0.46, 0.66), flat=True),
     Shape("cylinder", 0.60, 0.60, 1.50, 0.60, 1.686, (0.42, 0.48, 0.75)),
     Shape("cone", 0.82, 0.82, 1.65, 0.82, 1.159, (0.30, 0.24, 0.42)),
-    Shape("pyramid", 0.82, 0.82, 1.35, 1.11, 1.204, (0.32, 0.22, 0.36)),
+    Shape("pyramid", 0.82, 0.82, 1.35, 1.11, 1.204, (0.32, 0.22, 0.36), flat=True),
     Shape("torus", 0.84, 0.25, 1.68, 0.86, 0.729, None, True),
     Shape("capsule", 0.45, 0.45, 1.75, 0.45, 0.922, (0.33, 0.40, 0.88)),
-    Shape("prism", 0.75, 0.65, 1.15, 0.76, 1.678, (0.33, 0.42, 0.57)),
-    Shape("wedge", 0.85, 0.50, 1.25, 0.99, 1.056, (0.30, 0.25, 0.36), True),
-    Shape("star", 0.87, 0.24, 1.64, 0.90, 0.514, (0.27, 0.24, 0.88), True),
-    Shape("cross", 0.80, 0.26, 1.60, 0.85, 0.712, (0.26, 0.24, 0.80), True),
+    Shape("prism", 0.75, 0.65, 1.15, 0.76, 1.678, (0.33, 0.42, 0.57), flat=True),
+    Shape("wedge", 0.85, 0.50, 1.25, 0.99, 1.056, (0.30, 0.25, 0.36), True, flat=True),
+    Shape("star", 0.87, 0.24, 1.64, 0.90, 0.514, (0.27, 0.24, 0.88), True, flat=True),
+    Shape("cross", 0.80, 0.26, 1.60, 0.85, 0.712, (0.26, 0.24, 0.80), True, flat=True),
     Shape("heart", 0.91, 0.27, 1.66, 0.95, 1.048, (0.46, 0.34, 0.98), True),
     Shape("mug", 1.00, 0.57, 1.24, 1.00, 0.661, (0.36, 0.38, 0.64), True),
-    Shape("arch", 0.82, 0.30, 1.40, 0.88, 0.923, None, True),
+    Shape("arch", 0.82, 0.30, 1.40, 0.88, 0.923, None, True, flat=True),
     Shape("mushroom", 0.80, 0.80, 1.55, 0.80, 1.211),
     Shape("bowl", 0.84, 0.84, 0.82, 0.84, 0.492, (0.34, 0.20, 0.46)),
 )

@@ -82,7 +82,7 @@ def make_run(path: Path, picture: Callable[[int], np.ndarray] | None = None) -> 
         + [{"step": 9, "id": HOSTILE, "reason": "caption is empty"}],
     )
     records(rng).write(path / "records" / "step-000000416.parquet")
-    _write(path / "gallery.json", gallery(path, picture or _noise))
+    _write(path / "gallery.json", gallery(picture or _noise))
     return path
 
 
@@ -114,37 +114,37 @@ def records(rng: np.random.Generator, n: int = 2000) -> Table:
     )
 
 
-def gallery(path: Path, picture: Callable[[int], np.ndarray]) -> list[dict[str, Any]]:
-    from PIL import Image
+def gallery(picture: Callable[[int], np.ndarray]) -> list[dict[str, Any]]:
+    from oculex.evaluation.gallery import thumbnail
 
-    from oculex.report.picture import thumbnail
-
-    (path / "gallery").mkdir()
-    for i in range(24):
-        Image.fromarray(picture(i)).save(path / "gallery" / f"{i}.png")
-
-    def hit(i: int, score: float, right: bool = False) -> dict[str, Any]:
-        return {"id": f"test-{i}", "image": f"gallery/{i}.png", "score": score, "right": right}
+    def hit(i: int, right: bool = False) -> dict[str, Any]:
+        return {"id": f"test-{i}", "image": thumbnail(picture(i)), "right": right}
 
     texts = ["a large red sphere in front of a small cube", "two cones on a wooden floor", HOSTILE]
+    place = {"set": "world", "of": 2000}
     return [
-        {
+        place
+        | {
             "query": text,
             "kind": "text_to_image",
-            "hits": [hit(6 * q + k, 0.412 - 0.017 * k, right=q + k == 1) for k in range(6)],
-            "truth": {"id": "test-20", "image": "gallery/20.png"},
+            "hits": [hit(6 * q + k, right=q + k == 1) for k in range(6)],
+            "truth": {"id": "test-20", "image": thumbnail(picture(20))},
+            "rank": 37,
         }
         for q, text in enumerate(texts)
     ] + [
-        {
-            "query": thumbnail(picture(21)),
+        place
+        | {
+            "query": thumbnail(picture(21 + missed)),
             "kind": "image_to_text",
             "hits": [
-                {"id": f"c{k}", "text": text, "score": 0.39 - 0.02 * k, "right": k == 0}
+                {"id": f"c{k}", "text": text, "right": k == missed}
                 for k, text in enumerate((texts[0], "a blue torus", "a green capsule behind a pink star"))
             ],
             "truth": {"id": "c0", "text": texts[0]},
+            "rank": 1 + missed,
         }
+        for missed in (0, 1406)
     ]
 
 

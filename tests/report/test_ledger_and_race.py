@@ -59,6 +59,10 @@ def test_the_conclusion_follows_the_intervals():
     unknown = copy.deepcopy(race())
     unknown["systems"]["clip"]["final"] |= {"low": -math.inf, "high": math.inf}
     assert "ahead of" not in conclusion(unknown)
+    level = copy.deepcopy(race())
+    level["systems"]["tips"]["final"] = level["systems"]["clip"]["final"]
+    assert "ended level with another" in conclusion(level)
+    assert "ended level" not in said
 
 
 def test_the_race_shows_both_axes_and_the_paired_comparison(tmp_path):

@@ -107,6 +107,32 @@ def test_what_is_not_finite_or_cut_short_is_left_out(run):
     assert "nan" not in " ".join(re.findall(r' d="([^"]*)"', page))
 
 
+def test_a_curve_has_points_of_one_number_of_items_only(run):
+    """Recall among 2,000 is another question than recall among 1,000."""
+    page = write_report(run).read_text(encoding="utf-8")
+    before = page.count("&#34;series&#34;")
+    lines = (run / "evaluations.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1])
+    last["step"], last["samples"] = 420, 107_520
+    for estimate in last["metrics"].values():
+        estimate["n"] //= 2
+    (run / "evaluations.jsonl").write_text("\n".join([*lines, json.dumps(last)]) + "\n")
+    page = write_report(run).read_text(encoding="utf-8")
+    learning = page.split('id="learning"')[1].split("</section>")[0]
+    assert page.count("&#34;series&#34;") == before
+    assert "107520" not in learning
+    assert "n = 2,000" in learning
+
+
+def test_the_largest_classification_is_shown_the_newest_among_equals(run):
+    from oculex.evaluation.records import read
+
+    whole = read(run / "records" / "step-000000416.parquet")
+    part = whole.rows(np.arange(300))
+    assert confusion.section([part, whole])["n"] == 2000
+    assert confusion.section([part])["n"] == 300
+
+
 def test_a_later_evaluation_of_as_many_items_counts(run):
     better = {name: e | {"value": 0.777, "low": 0.7, "high": 0.8} for name, e in metrics(1.0).items()}
     fewer = {"world/zeroshot/top1": {"value": 0.111, "low": 0.1, "high": 0.2, "n": 50}}

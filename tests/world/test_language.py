@@ -23,6 +23,7 @@ from oculex.world import (
 from oculex.world.german import describe as german
 from oculex.world.relations import Relation, relations
 from oculex.world.scene import Scene
+from oculex.world.vocabulary import SHAPE
 from oculex.world.words import DE_COLOUR, DE_SHAPE, MATERIAL_WORD, ZH_COLOUR, ZH_SHAPE
 
 SCENES = [make_scene(31, i) for i in range(150)]
@@ -235,3 +236,19 @@ def test_graph_is_json_and_matches_the_scene():
             assert {link["subject_id"], link["object_id"]} <= ids
         for box in graph["objects"]:
             assert 0 <= box["x"] <= box["x"] + box["w"] <= 128
+
+
+def test_a_material_is_asked_only_where_the_picture_tells_it():
+    """Rubber, plastic and metal differ by their highlights, which flat faces rarely show."""
+    asked = Counter()
+    for n, scene in enumerate(SCENES):
+        for q in questions(scene, np.random.default_rng(n), len(KINDS)):
+            words = set(re.findall(r"\w+", q.question))
+            if q.kind == "material" and "the object" not in q.question:
+                fits = [o for o in scene.objects if MATERIAL_WORD[q.answer] == MATERIAL_WORD[o.material]]
+                asked["of curved"] += any(not SHAPE[o.shape].flat for o in fits)
+                asked["of flat"] += any(o.shape in words and SHAPE[o.shape].flat for o in fits)
+            if q.kind == "count":
+                assert not words & {"rubber", "plastic", "metal"}
+    assert asked["of flat"] == 0
+    assert asked["of curved"] > 50
