@@ -226,7 +226,7 @@ def describe(name: str) -> dict[str, Any]:
     for preset in plugin.presets:
         recipe = recipes.preset(plugin, name, preset)
         with torch.device("meta"):
-            system: Any = plugin.system.build(recipe.model, RunAssets(Path(), None))
+            system: Any = plugin.system.build(recipe.model, RunAssets(None, None))
         count = sum(p.numel() for p in system.parameters())
         shown["presets"][preset] = {"parameters": count, "budget": recipe.budget, "batch": recipe.batch}
     shown["claims"] = [dataclasses.asdict(claim) for claim in plugin.claims]

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,7 +86,7 @@ def contestants(fabric: Fabric, batch: Batch) -> tuple[Side, Side]:
     except ImportError as error:
         raise UserError("this benchmark compares with open_clip; pip install 'oculex[openclip]'") from error
     torch.manual_seed(0)
-    system = CLIP(MODEL, RunAssets(Path(), None))
+    system = CLIP(MODEL, RunAssets(None, None))
     peer = open_clip.CLIP(**model_cfg(MODEL), output_dict=True)
     missing, _ = peer.load_state_dict(names.theirs(system.state_dict(), rules(MODEL)), strict=False)
     assert set(missing) <= {"attn_mask"}, missing

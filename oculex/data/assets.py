@@ -13,14 +13,15 @@ from oculex.data.text import BytePair, clip_tokenizer, train_tokenizer
 
 
 class RunAssets:
-    """Assets in a folder; what is missing is made from ``corpus``, the training captions, where there is one.
+    """Assets in a folder; what is missing is made from ``corpus``, the training captions, where there is one. Without a
+    folder nothing is kept.
 
     ``foundation`` opens a trained system by name; it comes from training, which data knows nothing of.
     """
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | None,
         corpus: Callable[[], Iterable[str]] | None,
         classes: Sequence[str] = (),
         sources: Sequence[Source] = (),
@@ -38,6 +39,8 @@ class RunAssets:
 
     def classes(self) -> tuple[str, ...]:
         """Class names of the training data, in label order; empty where nothing says which data it is."""
+        if self.folder is None:
+            return self._classes
         kept = self.folder / "classes.json"
         if kept.exists():
             return tuple(json.loads(kept.read_text(encoding="utf-8")))
@@ -61,13 +64,13 @@ class RunAssets:
     def _open(self, spec: str) -> BytePair:
         if spec == "clip":
             return clip_tokenizer()
-        kept = self.folder / "tokenizer.json"
-        if kept.exists():
+        kept = self.folder / "tokenizer.json" if self.folder is not None else None
+        if kept is not None and kept.exists():
             return BytePair.load(kept)
         kind, _, size = spec.partition(":")
         if kind == "corpus" and size.isdigit():
             if self.corpus is None:
-                raise UserError(f"{kept} is missing; the run folder is damaged")
+                raise UserError(f"{kept or 'the tokenizer'} is missing; the run folder is damaged")
             made = train_tokenizer(self.corpus(), int(size))
         elif Path(spec).is_file():
             made = BytePair.load(Path(spec))
@@ -75,10 +78,11 @@ class RunAssets:
             raise UserError(
                 f"tokenizer={spec!r} is not known; use clip, corpus:SIZE or the path of a tokenizer.json"
             )
-        part = kept.with_name(f".tokenizer.{os.getpid()}")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        made.save(part)
-        part.replace(kept)
+        if kept is not None:
+            part = kept.with_name(f".tokenizer.{os.getpid()}")
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            made.save(part)
+            part.replace(kept)
         return made
 
     def __getstate__(self) -> dict[str, object]:

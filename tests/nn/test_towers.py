@@ -101,7 +101,6 @@ def test_setting_a_field_without_effect_is_a_mistake_and_keeping_the_presets_is_
 
 
 def test_clip_trains_a_named_backbone():
-    from pathlib import Path
 
     from oculex.data.assets import RunAssets
     from oculex.data.collate import Ragged
@@ -113,7 +112,7 @@ def test_clip_trains_a_named_backbone():
         vocabulary=100,
         context=8,
     )
-    clip = SYSTEM.system.build(model, RunAssets(Path(), None))
+    clip = SYSTEM.system.build(model, RunAssets(None, None))
     image = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
     features = clip.encode({"image": image, "tokens": Ragged.of([[1, 2], [3], [4, 5], [6]])})
     (features["image"] * torch.randn(4, 128)).sum().backward()

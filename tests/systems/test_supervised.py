@@ -1,7 +1,6 @@
 """Supervised training: the mix of pictures and labels, the published sizes, and the start from another run."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ TINY = ["model.width=32", "model.layers=[2]", "model.heads=2", "batch=16", "data
 
 def model(config=SMALL):
     torch.manual_seed(0)
-    return Supervised(config, RunAssets(Path(), None))
+    return Supervised(config, RunAssets(None, None))
 
 
 @pytest.mark.parametrize("preset", PUBLISHED)

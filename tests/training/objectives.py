@@ -3,7 +3,6 @@
 A new objective is one class and one line in ``KINDS``.
 """
 
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -170,7 +169,7 @@ class Blocks(CLIP):
             image_size=16, patch=8, width=16, layers=(2,), heads=2, embedding=8, vocabulary=30, tokenizer="none",
             text_width=16, text_layers=1, text_heads=2, context=8, patch_dropout=0.5 if dropout else 0.0,
         )  # fmt: skip
-        super().__init__(config, RunAssets(Path(), None))
+        super().__init__(config, RunAssets(None, None))
 
 
 KINDS = [
