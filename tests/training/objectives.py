@@ -3,7 +3,6 @@
 A new objective is one class and one line in ``KINDS``.
 """
 
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -14,6 +13,7 @@ from oculex.data.collate import Ragged
 from oculex.objectives.captioning import bag_of_words, next_token, predicted, word_bags
 from oculex.objectives.classification import soft_cross_entropy
 from oculex.objectives.contrastive import contrastive
+from oculex.objectives.distillation import sparse_distillation
 from oculex.objectives.reconstruction import hidden_error, squared_error
 from oculex.objectives.self_distillation import centred_targets, self_distillation
 from oculex.systems.contrastive.clip import CLIP, CLIPConfig
@@ -132,6 +132,14 @@ class SoftCrossEntropy(Towers):
         return soft_cross_entropy(logits, F.one_hot(batch["words"].lengths, WORDS).float()) + (a * b).sum(-1)
 
 
+class SparseDistillation(Towers):
+    def loss(self, a, b, logits, batch):
+        first = batch["words"].lengths % WORDS
+        classes = torch.stack([first, (first + 1) % WORDS], dim=1)
+        known = torch.tensor([[0.6, 0.3]]).expand(len(first), 2)
+        return sparse_distillation(logits, classes, known) + (a * b).sum(-1)
+
+
 class SquaredError(Towers):
     def loss(self, a, b, logits, batch):
         return squared_error(a.view(-1, 2, 3), b.view(-1, 2, 3)).mean(-1)
@@ -174,7 +182,7 @@ class Blocks(CLIP):
 
 KINDS = [
     Pair, Probe, Blocks, Contrastive, BagOfWords, NextToken, SoftCrossEntropy, SquaredError, HiddenError,
-    SelfDistillation,
+    SelfDistillation, SparseDistillation,
 ]  # fmt: skip
 """Those whose losses and gradients do not depend on how a batch is cut."""
 
