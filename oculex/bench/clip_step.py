@@ -85,6 +85,7 @@ def contestants(fabric: Fabric, batch: Batch) -> tuple[Side, Side]:
         import open_clip
     except ImportError as error:
         raise UserError("this benchmark compares with open_clip; pip install 'oculex[openclip]'") from error
+    mixed = fabric.strategy.precision.precision == "bf16-mixed"
     torch.manual_seed(0)
     system = CLIP(MODEL, RunAssets(None, None))
     peer = open_clip.CLIP(**model_cfg(MODEL), output_dict=True)
@@ -93,7 +94,7 @@ def contestants(fabric: Fabric, batch: Batch) -> tuple[Side, Side]:
     return (
         Side(_ours(fabric, system, batch), {"image tower": system.image, "text tower": system.text}),
         Side(
-            _theirs(fabric.device, peer, open_clip.ClipLoss(), batch),
+            _theirs(fabric.device, peer, open_clip.ClipLoss(), batch, mixed),
             {"image tower": peer.visual, "text tower": peer.transformer},
         ),
     )
@@ -133,8 +134,11 @@ def _ours(fabric: Fabric, system: CLIP, batch: Batch) -> Callable[[], float]:
     return update
 
 
-def _theirs(device: torch.device, model: Any, loss: nn.Module, batch: Batch) -> Callable[[], float]:
-    """An update as open_clip_train.train_one_epoch makes it with --precision amp_bf16, its optimizer as its main does."""
+def _theirs(
+    device: torch.device, model: Any, loss: nn.Module, batch: Batch, mixed: bool
+) -> Callable[[], float]:
+    """An update as open_clip_train.train_one_epoch makes it with --precision amp_bf16 (or, not ``mixed``, fp32), its
+    optimizer as its main does."""
     tokens = batch["tokens"]
     texts = torch.zeros(len(tokens), MODEL.context, dtype=torch.long)
     texts[:, : tokens.values.shape[1]] = tokens.values
@@ -153,7 +157,7 @@ def _theirs(device: torch.device, model: Any, loss: nn.Module, batch: Batch) -> 
     def update() -> float:
         pixels, ids = images.to(device, non_blocking=True), texts.to(device, non_blocking=True)
         optimizer.zero_grad()
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
             total = sum(loss(**model(pixels, ids), output_dict=True).values())
         total.backward()
         optimizer.step()

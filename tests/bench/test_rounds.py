@@ -66,15 +66,15 @@ def test_the_captions_are_as_long_as_the_benchmark_says():
 
 
 def test_both_sides_of_clip_step_make_the_same_updates():
-    """The losses agree at the start and after updates: weights, optimizers and batches are the same."""
+    """The losses agree at the start and after updates: weights, optimizers and batches are the same. In float32, since
+    Adam's first steps turn the rounding of bfloat16 into the signs of whole steps."""
     pytest.importorskip("open_clip")
-    fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
     ours, theirs = clip_step.contestants(fabric, clip_step.captioned_batch(8))
     losses = [(ours.update(), theirs.update()) for _ in range(3)]
     assert abs(losses[2][0] - losses[0][0]) > 0.1
     for mine, peer in losses:
-        assert mine == pytest.approx(peer, abs=0.02)
-    assert losses[0][0] == pytest.approx(losses[0][1], abs=clip_step.TOLERANCE)
+        assert mine == pytest.approx(peer, abs=clip_step.TOLERANCE)
 
 
 def test_contrastive_memory_compares_equal_losses_and_less_memory():
