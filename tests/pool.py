@@ -20,13 +20,19 @@ CONTEXT.set_forkserver_preload(
 
 def apart(function: Callable[..., Any], *arguments: Any, timeout: float = 120.0) -> int:
     """Calls a function in a process of its own; the exit status, -9 where it was killed."""
-    process = CONTEXT.Process(target=_alone, args=(function, arguments))
-    process.start()
+    process = begin(function, *arguments)
     process.join(timeout)
     if process.exitcode is None:
         process.kill()
         raise TimeoutError(f"{function.__name__} took more than {timeout} s")
     return process.exitcode
+
+
+def begin(function: Callable[..., Any], *arguments: Any) -> Any:
+    """A process of its own that has begun, with one thread for arithmetic: sums depend on how many there are."""
+    process = CONTEXT.Process(target=_alone, args=(function, arguments))
+    process.start()
+    return process
 
 
 def _alone(function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

@@ -12,7 +12,7 @@ from oculex import runs
 from oculex.contracts import UserError
 from oculex.training import checkpoint, loop, plan, recipes
 from oculex.training.folder import RunFolder, read_json, read_lines, write_json
-from tests.pool import CONTEXT, apart
+from tests.pool import apart, begin
 from tests.training.small import (
     SMALL,
     assert_same_to_the_bit,
@@ -74,8 +74,7 @@ def test_killed_at_every_kind_of_moment_it_goes_on_to_the_bit(mixture, rich, tmp
 def test_killed_at_any_time_it_goes_on_to_the_bit(mixture, rich, tmp_path):
     out, chance = tmp_path / "run", random.Random(7)
     for step in (7, 14, 21):
-        process = CONTEXT.Process(target=victim, args=(mixture, out, RICH, STEPS))
-        process.start()
+        process = begin(victim, mixture, out, RICH, STEPS)
         while process.is_alive() and not any(at >= step for at, _ in losses(RunFolder(out))):
             time.sleep(0.01)
         time.sleep(chance.uniform(0, 0.1))
