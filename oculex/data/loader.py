@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,8 +83,33 @@ def batches(steps: Steps, start: int, stop: int, workers: int) -> Iterator[Loade
         sampler=range(start, stop),  # type: ignore[arg-type]
         num_workers=workers,
         prefetch_factor=4 if workers else None,
+        worker_init_fn=_Follower(os.getpid()),
     )
     for loaded in loader:
         if isinstance(loaded, UserError):
             raise loaded
         yield loaded
+
+
+class _Follower:
+    """Ends a worker when the process that trains is gone, killed without a word: torch's own watch looks at the worker's
+    parent, which under the forkserver (the default from Python 3.14 on) is another process and stays."""
+
+    EVERY = 2.0
+    """Seconds between looks."""
+
+    def __init__(self, trainer: int) -> None:
+        self.trainer = trainer
+
+    def __call__(self, _: int) -> None:
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(self.EVERY)
+            try:
+                os.kill(self.trainer, 0)
+            except ProcessLookupError:
+                os._exit(1)
+            except PermissionError:
+                pass  # it is there

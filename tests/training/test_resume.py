@@ -6,6 +6,7 @@ import random
 import signal
 import time
 
+import psutil
 import pytest
 
 from oculex import runs
@@ -72,16 +73,19 @@ def test_killed_at_every_kind_of_moment_it_goes_on_to_the_bit(mixture, rich, tmp
 
 
 def test_killed_at_any_time_it_goes_on_to_the_bit(mixture, rich, tmp_path):
-    out, chance = tmp_path / "run", random.Random(7)
+    out, chance, workers = tmp_path / "run", random.Random(7), []
     for step in (7, 14, 21):
         process = begin(victim, mixture, out, RICH, STEPS)
         while process.is_alive() and not any(at >= step for at, _ in losses(RunFolder(out))):
             time.sleep(0.01)
         time.sleep(chance.uniform(0, 0.1))
+        workers += psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.join()
     assert apart(victim, mixture, out, RICH, STEPS) == 0
     assert_same_to_the_bit(RunFolder(out), rich)
+    assert workers
+    assert psutil.wait_procs(workers, timeout=30)[1] == [], "workers outlive the process that they load for"
 
 
 def test_a_run_that_only_lacked_its_last_evaluation_is_not_trained_again(mixture, rich, tmp_path):
