@@ -95,7 +95,8 @@ class Assets(Protocol):
     """What a system needs beside its configuration. A run keeps its assets, so it can be rebuilt from them."""
 
     def tokenizer(self, spec: str) -> Tokenizer:
-        """``clip``: CLIP's own byte-pair vocabulary; ``corpus:SIZE``: one trained on the training captions."""
+        """``clip``: CLIP's own byte-pair vocabulary; ``corpus:SIZE``: one trained on the training captions;
+        ``from:FOUNDATION``: the one that a foundation reads text with (its ``tokenizer``)."""
         ...
 
     def classes(self) -> tuple[str, ...]:
@@ -107,7 +108,8 @@ class Assets(Protocol):
         ...
 
     def foundation(self, spec: str) -> Any:
-        """A trained system in evaluation mode: the folder of a run, NAME:PRESET (trained once and kept), timm:MODEL."""
+        """A trained system in evaluation mode: the folder of a run, NAME:PRESET (trained once and kept), or published
+        weights: open_clip:MODEL/WEIGHTS, transformers:FOLDER, timm:MODEL."""
         ...
 
 
@@ -361,7 +363,8 @@ class Init:
     """Weights that training begins from instead of fresh ones."""
 
     run: str = ""
-    """Folder of the run that has them; empty: all weights are fresh."""
+    """The foundation that has them: the folder of a run, NAME:PRESET, open_clip:MODEL/WEIGHTS, transformers:FOLDER or
+    timm:MODEL; empty: all weights are fresh."""
     take: tuple[tuple[str, str], ...] = (("image.", "image."),)
     """(prefix of names there, prefix here): every weight below the prefix here is taken; the others stay fresh."""
 

@@ -20,8 +20,8 @@ from oculex.contracts import Batch, UserError
 from oculex.data import collate
 from oculex.data.assets import RunAssets
 from oculex.data.text import clip_tokenizer
-from oculex.export import names
-from oculex.export.open_clip import model_cfg, rules
+from oculex.nn.published import names
+from oculex.nn.published.open_clip import model_cfg, rules
 from oculex.systems.contrastive.clip import CLIP, CLIPConfig
 from oculex.training import optimizers
 from oculex.training.step import Trainee, backward

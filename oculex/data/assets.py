@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from oculex.contracts import Source, UserError
-from oculex.data.text import BytePair, clip_tokenizer, train_tokenizer
+from oculex.data.text import BytePair, clip_tokenizer, published_tokenizer, train_tokenizer
 
 
 class RunAssets:
@@ -32,7 +32,11 @@ class RunAssets:
         self._tokenizers: dict[str, BytePair] = {}
 
     def tokenizer(self, spec: str) -> BytePair:
-        """``clip``, ``corpus:SIZE`` or the path of a tokenizer.json. Raises UserError for anything else."""
+        """``clip``, ``corpus:SIZE``, ``from:FOUNDATION``, which is the one that a foundation was trained with,
+        ``hub:NAME``, a Hugging Face tokenizer (a folder, or a name on the hub), or the path of a tokenizer.json.
+
+        Raises UserError for anything else.
+        """
         if spec not in self._tokenizers:
             self._tokenizers[spec] = self._open(spec)
         return self._tokenizers[spec]
@@ -67,16 +71,21 @@ class RunAssets:
         kept = self.folder / "tokenizer.json" if self.folder is not None else None
         if kept is not None and kept.exists():
             return BytePair.load(kept)
-        kind, _, size = spec.partition(":")
-        if kind == "corpus" and size.isdigit():
+        kind, _, name = spec.partition(":")
+        if kind == "corpus" and name.isdigit():
             if self.corpus is None:
                 raise UserError(f"{kept or 'the tokenizer'} is missing; the run folder is damaged")
-            made = train_tokenizer(self.corpus(), int(size))
+            made = train_tokenizer(self.corpus(), int(name))
+        elif kind == "from":
+            made = self.foundation(name).tokenizer
+        elif kind == "hub":
+            made = published_tokenizer(name)
         elif Path(spec).is_file():
             made = BytePair.load(Path(spec))
         else:
             raise UserError(
-                f"tokenizer={spec!r} is not known; use clip, corpus:SIZE or the path of a tokenizer.json"
+                f"tokenizer={spec!r} is not known; use clip, corpus:SIZE, from:FOUNDATION, hub:NAME or the path of a "
+                "tokenizer.json"
             )
         if kept is not None:
             part = kept.with_name(f".tokenizer.{os.getpid()}")

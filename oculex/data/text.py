@@ -1,4 +1,4 @@
-"""Text to token ids: CLIP's own vocabulary, or byte pairs learnt from a corpus, both by the tokenizers library."""
+"""Text to token ids by the tokenizers library: CLIP's own vocabulary, byte pairs learnt from a corpus, published ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Backend
 
 from oculex.contracts import UserError
@@ -18,15 +18,25 @@ START, END = "<start_of_text>", "<end_of_text>"
 
 
 class BytePair:
-    """Byte-level byte-pair encoding; any text can be encoded."""
+    """A vocabulary of byte pairs, or any other of the library's; a text stands between its start and its end token.
+
+    These are START and END, or those that the tokenizer's own template puts around a text. Raises UserError where it
+    has neither.
+    """
 
     def __init__(self, backend: Backend, clean: Callable[[str], str] = str) -> None:
+        backend.no_truncation()  # which a file may ask for
+        backend.no_padding()
         self.backend, self._clean = backend, clean
         self.size = backend.get_vocab_size()
-        start, end = backend.token_to_id(START), backend.token_to_id(END)
-        if start is None or end is None:
-            raise UserError(f"the tokenizer has no {START} and {END}; make it with oculex")
-        self.start, self.end = start, end
+        own = [number for token in (START, END) if (number := backend.token_to_id(token)) is not None]
+        around = own if len(own) == 2 else backend.encode("").ids
+        if len(around) != 2:
+            raise UserError(
+                f"the tokenizer has neither {START} and {END} nor a template that puts a token before a text and one "
+                "after it; make it with oculex, or name it as hub:FOLDER"
+            )
+        self.start, self.end = around
 
     def encode(self, text: str, context: int) -> list[int]:
         """[start, ids..., end], at most ``context`` of them."""
@@ -47,6 +57,33 @@ class BytePair:
             raise
         except Exception as error:  # the library raises bare Exception
             raise UserError(f"cannot read tokenizer {path}: {str(error)[:100]}") from error
+
+
+def published_tokenizer(name: str) -> BytePair:
+    """A Hugging Face tokenizer by the path of its folder or its name on the hub. No code but transformers' own is run.
+
+    Texts stand between its beginning- and end-of-text tokens; where it has no beginning (GPT-2 separates texts by one
+    token), the end stands on both sides. Raises UserError where it cannot be read, or has no end of text.
+    """
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise UserError("transformers is not installed; pip install 'oculex[transformers]'") from error
+    try:
+        found = AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False)
+        backend, start, end = found.backend_tokenizer, found.bos_token or found.eos_token, found.eos_token
+    except Exception as error:  # files from outside: whatever the library meets in them
+        raise UserError(
+            f"tokenizer=hub:{name} is neither a folder with a tokenizer.json nor a tokenizer on the hub that can be "
+            f"opened: {' '.join(str(error).split())[:160]}"
+        ) from error
+    if end is None:
+        raise UserError(f"tokenizer=hub:{name} has no end-of-text token; name another")
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}",
+        special_tokens=[(token, backend.token_to_id(token)) for token in dict.fromkeys((start, end))],
+    )
+    return BytePair(backend)
 
 
 def train_tokenizer(texts: Iterable[str], size: int) -> BytePair:

@@ -29,33 +29,33 @@ def export_run(run: Path, to: str, out: Path) -> list[Parity]:
     if not isinstance(system, DualEncoder):
         raise UserError(f"{to} has no format for {loop.load_recipe(opened).system}; it holds dual encoders")
     tokenizer = RunAssets(opened.assets, None).tokenizer(system.config.tokenizer)
-    return _module(to).export(system, tokenizer, out)
+    return _module("oculex.export", to).export(system, tokenizer, out)
 
 
 def import_run(
     kind: str, model: str, out: Path, pretrained: str = "", allow_pickle: bool = False
 ) -> list[Parity]:
     """Makes a run folder of published weights, evaluated and trained on like any other."""
-    module = _module(kind)
-    config, weights, peer = (
-        module.load(model, pretrained, allow_pickle) if kind == "open_clip" else module.load(model)
-    )
+    read = _module("oculex.nn.published", kind).read
+    found = read(model, pretrained, allow_pickle) if kind == "open_clip" else read(model)
     folder = RunFolder.create(out)
     assets = RunAssets(folder.assets, None)
     plugin = catalog.load("clip")
+    config = plugin.config(**vars(found.config))
     system: Any = plugin.system.build(config, assets)
-    checkpoint.load_weights(system, weights, Path(model))
+    checkpoint.load_weights(system, found.weights, Path(model))
     recipe = recipes.preset(plugin, "clip", "vit_b_32")
     recipe = recipes.change(recipe, {"data.sources": ["world"], "budget": "1steps"})
     tree = recipes.to_tree(recipe) | {"model": vars(config), "preset": "imported"}
     write_json(folder.recipe, tree)
     state = {"groups": [], "average_updates": 0, "scaler": None, "skips": [], "seen": 0, "lost": 0}
     checkpoint.save(folder, 0, state, {"weights": system.state_dict()}, keep=1)
-    return module.compare(system.eval(), assets.tokenizer(config.tokenizer), peer)
+    compare = _module("oculex.export", kind).compare
+    return compare(system.eval(), assets.tokenizer(config.tokenizer), found.peer())
 
 
-def _module(kind: str) -> Any:
+def _module(package: str, kind: str) -> Any:
     try:
-        return importlib.import_module(f"oculex.export.{kind}")
+        return importlib.import_module(f"{package}.{kind}")
     except ImportError as error:
         raise UserError(f"{kind} is not installed; pip install 'oculex[{kind.replace('_', '')}]'") from error

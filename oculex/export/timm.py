@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from oculex.contracts import UserError
-from oculex.export import names
 from oculex.export.parity import Parity, check, inputs
 from oculex.nn.dual_encoder import DualEncoder
+from oculex.nn.published import names
 from oculex.nn.towers import TOWERS
 
 _ARCHITECTURE = "vit_base_patch32_clip_224"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,34 @@ def foundation(spec: str) -> Any:
     """A trained system in evaluation mode.
 
     ``spec``: the folder of a run; NAME:PRESET, a catalog system that is trained by that preset once and kept in the
-    cache under a digest of its recipe and data; timm:MODEL, a public classifier. Raises UserError for anything else.
+    cache under a digest of its recipe and data; published weights as open_clip:MODEL/WEIGHTS (a tag or a file),
+    transformers:FOLDER, or timm:MODEL, a classifier. Raises UserError for anything else.
     """
     kind, colon, name = spec.partition(":")
     if kind == "timm":
         return TimmClassifier(name).eval()
+    if kind in ("open_clip", "transformers"):
+        return _published(kind, name).eval()
     folder = _trained(kind, name) if colon else RunFolder.open(Path(spec))
     return load(folder).eval()  # type: ignore[attr-defined]
+
+
+def _published(kind: str, name: str) -> Any:
+    """A dual encoder that others trained, as ``clip``."""
+    try:
+        read = import_module(f"oculex.nn.published.{kind}").read
+    except ImportError as error:
+        raise UserError(f"{kind} is not installed; pip install 'oculex[{kind.replace('_', '')}]'") from error
+    found = read(name) if kind == "transformers" or Path(name).is_dir() else read(*_model_and_weights(name))
+    plugin = catalog.load("clip")
+    system: Any = plugin.system.build(plugin.config(**vars(found.config)), RunAssets(None, None))
+    checkpoint.load_weights(system, found.weights, Path(name))
+    return system
+
+
+def _model_and_weights(name: str) -> tuple[str, str]:
+    model, _, weights = name.partition("/")
+    return model, weights
 
 
 def load(folder: RunFolder) -> System:

@@ -1,29 +1,20 @@
-"""Weights that training begins from: parts of another run's."""
+"""Weights that training begins from: parts of a foundation's."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from torch import Tensor, nn
 
 from oculex.contracts import Init, UserError
-from oculex.training import checkpoint
-from oculex.training.folder import RunFolder
+from oculex.training.foundations import foundation
 
 
 def load(system: nn.Module, init: Init) -> None:
     """Copies the weights that ``init`` names into a system.
 
-    Raises UserError where the run has no checkpoint, where a prefix names no weight of the system, and where a weight
+    Raises UserError where there is no such foundation, where a prefix names no weight of the system, and where a weight
     below it is missing there or has another shape.
     """
-    saved = checkpoint.latest(RunFolder.open(Path(init.run)))
-    if saved is None:
-        raise UserError(
-            f"init.run={init.run!r} has no whole checkpoint; `oculex resume {init.run}` trains it"
-        )
-    averaged = (saved / "average.safetensors").exists()
-    found = checkpoint.tensors(saved, "average" if averaged else "weights")
+    found = dict(foundation(init.run).state_dict())
     own, taken = system.state_dict(), {}
     for there, here in init.take:
         names = [name for name in own if name.startswith(here)]

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from oculex import export, runs
 from oculex.contracts import UserError
-from oculex.export import outside
 from oculex.nn.dual_encoder import DualEncoder
+from oculex.nn.published import outside
 from oculex.training.checkpoint import read_tensors
 from tests.export.test_export import VIT
 
@@ -34,8 +34,8 @@ class Trap:
 def open_clip_folder(tmp_path):
     """A whole small CLIP as open_clip keeps it."""
     pytest.importorskip("open_clip")
-    from oculex.export import names
-    from oculex.export.open_clip import model_cfg, rules
+    from oculex.nn.published import names
+    from oculex.nn.published.open_clip import model_cfg, rules
 
     folder = tmp_path / "peer"
     folder.mkdir()
@@ -55,11 +55,11 @@ def open_clip_folder(tmp_path):
 def transformers_folder(tmp_path):
     """A whole small CLIP as transformers keeps it."""
     transformers = pytest.importorskip("transformers")
-    from oculex.export.transformers import _their_config
+    from oculex.nn.published.transformers import their_config
 
     folder = tmp_path / "peer"
     ends = {"bos_token_id": 49_406, "eos_token_id": 49_407, "pad_token_id": 49_407}
-    transformers.CLIPModel(transformers.CLIPConfig(**_their_config(SMALL, ends))).save_pretrained(str(folder))
+    transformers.CLIPModel(transformers.CLIPConfig(**their_config(SMALL, ends))).save_pretrained(str(folder))
     said = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.1]}
     (folder / "preprocessor_config.json").write_text(json.dumps(said))
     return folder

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from oculex.export import names
-from oculex.export.tinyvit import AUTHORS, TIMM, ours
 from oculex.nn.backbones.parts import drop_path, offset_bias, resized_offsets, unwindows, windows
 from oculex.nn.backbones.tinyvit import SIZES, Size, TinyViT
+from oculex.nn.published import names
+from oculex.nn.published.tinyvit import AUTHORS, TIMM, ours
 from oculex.objectives.distillation import sparse_distillation
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "tinyvit.npz")

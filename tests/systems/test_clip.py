@@ -13,8 +13,8 @@ from oculex import export, runs
 from oculex.contracts import Features
 from oculex.data.assets import RunAssets
 from oculex.data.collate import Ragged
-from oculex.export import names
-from oculex.export.open_clip import clip_config, model_cfg, rules
+from oculex.nn.published import names
+from oculex.nn.published.open_clip import clip_config, model_cfg, rules
 from oculex.systems.contrastive.clip import CLIP, SYSTEM, CLIPConfig
 from oculex.training.folder import read_lines
 from tests import toys
@@ -110,7 +110,8 @@ def test_parameter_counts_are_the_published_ones(preset, evidence):
     name = {"vit_l_14_336": "ViT-L-14-336"}.get(
         preset, preset.replace("vit_b_", "ViT-B-").replace("vit_l_", "ViT-L-").replace("rn", "RN")
     )
-    assert clip_config({**open_clip.get_model_config(name), "quick_gelu": True}) == config
+    published = clip_config({**open_clip.get_model_config(name), "quick_gelu": True})
+    assert CLIPConfig(**vars(published)) == config
     evidence("clip", "preset", parameters=count, equals=f"open_clip's {name}")
 
 

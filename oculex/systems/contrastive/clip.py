@@ -37,6 +37,7 @@ from oculex.contracts import (
     Schedule,
     Stage,
     System,
+    Tokenizer,
     Tuning,
 )
 from oculex.data.views import image_view, text_view
@@ -65,11 +66,15 @@ class CLIP(System, DualEncoder):
     def build(cls, config: CLIPConfig, assets: Assets) -> CLIP:
         return cls(config, assets)
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._assets.tokenizer(self.config.tokenizer)
+
     def view(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, Any]:
         """A random square crop and one of the captions (section 2.3); without ``rng`` the centre and the first."""
         c = self.config
         return image_view(sample, rng, c.image_size, c.crop) | text_view(
-            sample, rng, self._assets.tokenizer(c.tokenizer), c.context
+            sample, rng, self.tokenizer, c.context
         )
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from oculex.export import names
-from oculex.export.names import Rule
+from oculex.nn.published import names
+from oculex.nn.published.names import Rule
 
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _LAYERS = {

@@ -1,0 +1,1 @@
+"""Published weights, read and checked: other libraries' configurations and names, and ours."""
