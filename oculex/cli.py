@@ -22,8 +22,10 @@ Name = Annotated[Positional[str], arg(metavar="NAME", help="System, as in `ocule
 Run = Annotated[Positional[Path], arg(metavar="RUN", help="Folder of a run, as `oculex train` made it.")]
 Json = Annotated[bool, arg(help="Print JSON for programs.")]
 Device = Annotated[str, arg(help="cpu, cuda or cuda:N; auto takes a GPU where there is one.")]
+Many = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]
+"""What an option takes several of, at once or by standing there several times."""
 Set = Annotated[
-    tuple[str, ...], arg(metavar="KEY=VALUE", help="Change fields of the recipe: optimizer.lr=1e-3 width=256")
+    Many, arg(metavar="KEY=VALUE", help="Change fields of the recipe: optimizer.lr=1e-3 width=256")
 ]
 Out = Annotated[Path, arg(aliases=("-o",), metavar="PATH", help="Where the result goes.")]
 
@@ -100,7 +102,7 @@ class Train:
     name: Name
     preset: Annotated[str, arg(help="tiny, or one of the paper's as `oculex show NAME` lists them.")] = "tiny"
     data: Annotated[
-        tuple[str, ...],
+        Many,
         arg(
             metavar="PATH",
             help="Folders with a captions file, CSV/JSONL, Parquet, webdataset tars, Hugging Face datasets on disk; "
@@ -129,11 +131,11 @@ class Train:
 
         if self.replay is not None:
             return self._replay(self.replay)
-        changes = [*self.set, *([f"logging.wandb={self.wandb}"] if self.wandb else [])]
+        changes = [*_all(self.set), *([f"logging.wandb={self.wandb}"] if self.wandb else [])]
         folder = runs.train(
             self.name,
             preset=self.preset,
-            data=self.data,
+            data=_all(self.data),
             out=self.out,
             budget=self.budget,
             seed=self.seed,
@@ -144,13 +146,17 @@ class Train:
 
     def _replay(self, file: Path) -> None:
         from oculex import runs
-        from oculex.training.crash import told
+        from oculex.training.crash import told, told_by
+        from oculex.training.loop import load_recipe
 
         given = {"--data": self.data, "--out": self.out, "--budget": self.budget, "--seed": self.seed}
         extra = [name for name, value in given.items() if value not in (None, ())]
         if extra:
             raise UserError(f"--replay takes data and recipe from the run; leave out {', '.join(extra)}")
-        print("\n".join(told(runs.replay(file, self.set))))
+        trained = load_recipe(told_by(file)[0]).system
+        if self.name != trained:
+            raise UserError(f"{file} is of a run of {trained}; type `train {trained} --replay {file}`")
+        print("\n".join(told(runs.replay(file, _all(self.set)))))
 
 
 @dataclass(frozen=True)
@@ -175,7 +181,7 @@ class Evaluate:
 
     run_folder: Run
     on: Annotated[
-        tuple[str, ...], arg(metavar="SET", help="Sources to evaluate on. Default: the run's held-out data.")
+        Many, arg(metavar="SET", help="Sources to evaluate on. Default: the run's held-out data.")
     ] = ()
     limit: Annotated[int | None, arg(help="Most samples of each set.")] = None
     device: Device = "auto"
@@ -186,7 +192,7 @@ class Evaluate:
         from oculex.report.page import write_report
         from oculex.report.terminal import results
 
-        result = runs.evaluate(self.run_folder, on=self.on, limit=self.limit, device=self.device)
+        result = runs.evaluate(self.run_folder, on=_all(self.on), limit=self.limit, device=self.device)
         page = write_report(self.run_folder)
         if self.json:
             _print_json(result)
@@ -221,7 +227,7 @@ class Race:
     """Train several systems on the same data with the same budget, and draw quality against time."""
 
     names: Annotated[Positional[tuple[str, ...]], arg(metavar="NAME", help="Two systems or more.")]
-    data: Annotated[tuple[str, ...], arg(metavar="PATH", help="As for `oculex train`.")] = ()
+    data: Annotated[Many, arg(metavar="PATH", help="As for `oculex train`.")] = ()
     budget: Annotated[str, arg(help="For each system.")] = "3m"
     out: Annotated[Path | None, arg(aliases=("-o",), help="Folder of the race.")] = None
     seed: int = 0
@@ -235,7 +241,12 @@ class Race:
         if len(self.names) < 2:
             raise UserError("a race takes two systems or more; `oculex list` names them")
         result, folder = race(
-            self.names, data=self.data, budget=self.budget, out=self.out, seed=self.seed, changes=self.set
+            self.names,
+            data=_all(self.data),
+            budget=self.budget,
+            out=self.out,
+            seed=self.seed,
+            changes=_all(self.set),
         )
         write_race(result, folder / "race.html")
         print(f"{finals(result)}\n\n{result['conclusion']}\n\npage  {folder / 'race.html'}")
@@ -472,7 +483,7 @@ class Doctor:
             raise UserError("give the data to examine, such as a folder, or world")
         name = catalog.find(self.recipe).name
         preset = recipes.preset(catalog.load(name), name, self.preset)
-        recipe = customised(preset, self.paths, changes=self.set)
+        recipe = customised(preset, self.paths, changes=_all(self.set))
         report = doctor.examine(recipe, self.seconds, leave_out=self.leave_out)
         if self.json:
             _print_json(report.figures())
@@ -610,6 +621,10 @@ def _program() -> str:
     found = shutil.which("oculex")
     known = typed.name != "oculex" or (found and typed.exists() and Path(found).samefile(typed))
     return "oculex" if known else str(typed)
+
+
+def _all(given: Sequence[Sequence[str]]) -> list[str]:
+    return [item for group in given for item in group]
 
 
 def _estimate(e: dict[str, Any]) -> str:

@@ -61,6 +61,14 @@ def test_a_mistake_is_one_line_and_status_2(capsys, arguments, said):
     assert said in err
 
 
+def test_an_option_may_stand_several_times(capsys, tmp_path):
+    """Every change counts, also where each has its own --set."""
+    status, _, err = run(capsys, "train", "clip", "--set", "optimizer.lrr=1", "--set", "width=64")
+    assert (status, "did you mean lr" in err) == (2, True)
+    status, _, err = run(capsys, "train", "clip", "--data", "/nowhere", "--data", str(tmp_path))
+    assert (status, "/nowhere does not exist" in err) == (2, True)
+
+
 def test_list_as_json_is_the_contract(capsys):
     status, out, _ = run(capsys, "list", "--json")
     rows = json.loads(out)

@@ -67,11 +67,16 @@ def last(run: RunFolder) -> int:
 
 def read(file: Path) -> tuple[RunFolder, dict[str, Any], dict[str, Tensor]]:
     """The run of a crash.json, its facts, and the weights that the step met."""
+    run, facts = told_by(file)
+    return run, facts, checkpoint.read_tensors(file.parent / "weights.safetensors")
+
+
+def told_by(file: Path) -> tuple[RunFolder, dict[str, Any]]:
+    """The run of a crash.json and its facts; raises UserError for another file."""
     facts = read_json(file)
     if not isinstance(facts, dict) or not {"step", "ids", "values"} <= facts.keys():
         raise UserError(f"{file} is not a crash.json; a run that stopped names its own")
-    run = RunFolder.open(file.absolute().parents[2])
-    return run, facts, checkpoint.read_tensors(file.parent / "weights.safetensors")
+    return RunFolder.open(file.absolute().parents[2]), facts
 
 
 def examine(

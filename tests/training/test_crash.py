@@ -72,6 +72,8 @@ def test_the_step_is_repeated_alone(photos, poisoned, tmp_path, capsys):
         next(iter(found["samples"])),
     ):
         assert part in said
+    with pytest.raises(UserError, match="of a run of clip; type `train clip"):
+        cli.Train("mae", replay=file).run()
 
 
 def test_what_is_repeated_is_the_step_to_the_bit(photos, tmp_path, monkeypatch):
