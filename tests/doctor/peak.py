@@ -2,7 +2,7 @@
 
 A CPU has no counter of a process's largest need, so two things are measured. *Allocated* is what torch's CPU allocator
 handed out at most, from the profiler's record of every allocation: the counterpart of
-``torch.cuda.max_memory_allocated``, with the scratch that kernels take from it. *Resident* is the growth of the process
+``torch.cuda.max_memory_allocated``, with the scratch that kernels take from it; and the images of the batch. *Resident* is the growth of the process
 over what it held with libraries loaded and warm, sampled every half millisecond, in a process of its own, with the C
 library told to give freed blocks back at once (MALLOC_MMAP_THRESHOLD_; by default it keeps them, and a process may hold
 up to half as much again, depending on the order of its allocations).
@@ -67,8 +67,11 @@ def configured(changes: dict[str, Any]) -> tuple[Recipe, RunAssets, list[dict[st
     return recipe, assets, views
 
 
-def train(recipe: Recipe, assets: RunAssets, views: list[dict[str, Any]], updates: int = 2) -> None:
-    """Two updates as the loop makes them, from building the system on."""
+def train(recipe: Recipe, assets: RunAssets, views: list[dict[str, Any]], updates: int = 2) -> int:
+    """Two updates as the loop makes them, from building the system on; bytes of the batch's images.
+
+    These numpy allocates, of which torch's allocator does not know.
+    """
     fabric = ranks.launch(recipe)
     system: Any = catalog.load(recipe.system).system.build(recipe.model, assets)
     average = [p.detach().clone() for p in system.parameters()] if recipe.ema else []
@@ -84,16 +87,17 @@ def train(recipe: Recipe, assets: RunAssets, views: list[dict[str, Any]], update
             fabric.clip_gradients(model, optimizer, max_norm=recipe.optimizer.clip_norm)
         optimizer.step()
     del average
+    return batch["image"].nbytes
 
 
 def allocated(changes: dict[str, Any]) -> int:
-    """Bytes that torch's allocator had handed out at most."""
+    """Bytes that torch's allocator had handed out at most, and those of the images."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        train(*configured(changes))
+        images = train(*configured(changes))
     events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
-    return int(np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]).max())
+    return images + int(np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]).max())
 
 
 def resident(changes: dict[str, Any]) -> int:

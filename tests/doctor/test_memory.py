@@ -13,13 +13,15 @@ from oculex.training import memory
 from tests.doctor import peak
 
 RESNET = {"image_tower": "resnet", "layers": [1, 1, 1], "width": 16, "heads": 4}
-CHECKED = {
+CHECKED: dict[str, dict] = {
     "vit": {"batch": 48},
     "fp32": {"batch": 32, "precision": "32-true"},
     "micro-batches": {"batch": 96, "accumulate": 6},
     "recomputed": {"batch": 96, "activation_checkpointing": True},
     "averaged": {"batch": 16, "ema": 0.9, "vocabulary": 20_000},
     "resnet": {"batch": 24, **RESNET},
+    "pairs": {"batch": 2048, "accumulate": 64, "image_size": 32, "layers": [1], "width": 32, "heads": 1,
+              "text_width": 32, "text_heads": 1, "text_layers": 1},
 }
 
 
