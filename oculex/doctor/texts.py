@@ -19,6 +19,8 @@ BOILERPLATE = 5
 """Different images with one caption, from which on it says nothing of any of them."""
 FOREIGN = 0.2
 """Share of a caption's tokens that are pieces of single characters, above which the tokenizer does not know it."""
+MOST = 0.99
+"""Of the captions should fit the context whole."""
 WHOLE = 1 << 20
 
 _WORD = re.compile(
@@ -99,12 +101,13 @@ def tokens(look: Look, tokenizer: Tokenizer, context: int, train: str) -> list[F
     cut = lengths > context
     if cut.any() and context < WHOLE:
         lost = (lengths - context)[cut]
-        holding = 0.99 if cut.mean() > RARE else 1.0
+        many = np.quantile(lengths, MOST) > context
+        holding = MOST if many else 1.0
         longest = math.ceil(np.quantile(lengths, holding) / 8) * 8
         found.append(
             Finding(
                 "truncated",
-                _rank(cut, Rank.SPOILS),
+                Rank.SPOILS if many else Rank.NOTE,
                 f"captions are cut to the recipe's {context} tokens; these lose {lost.mean():.0f} tokens on average, "
                 f"{lost.sum() / lengths.sum():.1%} of all tokens",
                 f"{train} --set context={longest}  (holds {holding:.0%} of the captions)",

@@ -2,10 +2,10 @@
 
 A CPU has no counter of a process's largest need, so two things are measured. *Allocated* is what torch's CPU allocator
 handed out at most, from the profiler's record of every allocation: the counterpart of
-``torch.cuda.max_memory_allocated``, with the scratch that kernels take from it; and the images of the batch. *Resident* is the growth of the process
-over what it held with libraries loaded and warm, sampled every half millisecond, in a process of its own, with the C
-library told to give freed blocks back at once (MALLOC_MMAP_THRESHOLD_; by default it keeps them, and a process may hold
-up to half as much again, depending on the order of its allocations).
+``torch.cuda.max_memory_allocated``, with the scratch that kernels take from it; and the images of the batch. *Resident*
+is the growth of the process over what it held with libraries loaded and warm, sampled every half millisecond, in a
+process of its own, with the C library told to give freed blocks back at once (MALLOC_MMAP_THRESHOLD_; by default it
+keeps them, and a process may hold up to half as much again, depending on the order of its allocations).
 """
 
 from __future__ import annotations

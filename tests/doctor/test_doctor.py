@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shlex
 
 import numpy as np
@@ -140,6 +141,17 @@ def test_what_is_planted_is_found_named_and_has_a_remedy(tmp_path, name):
         assert round(finding.share.value * finding.share.n) == planted
         assert finding.share.low == finding.share.value == finding.share.high  # all was looked at
     assert finding.says.split(";")[0][:30] in " ".join(page.text(report).split())
+
+
+def test_the_context_that_is_advised_holds_more_than_the_recipes(tmp_path):
+    """Also where the recipe's already holds nearly all captions."""
+    path = tmp_path / "data"
+    pictures, captions = folder(path, 150)
+    captions["007.png"] = ["the river garden " * 20]
+    found, report = examined(write(path, pictures, captions))
+    advised = int(re.search(r"context=(\d+)", found["truncated"].remedy)[1])
+    assert found["truncated"].rank == Rank.NOTE
+    assert advised > report.recipe.model.context
 
 
 def test_images_without_a_caption_are_found():
