@@ -16,6 +16,8 @@ class Silence:
 
     def step(self, step: int, values: dict[str, float], samples: int, waited: float) -> None: ...
 
+    def evaluating(self) -> None: ...
+
     def evaluation(self, step: int, metrics: dict[str, Any]) -> None: ...
 
     def seconds(self) -> float:
@@ -35,7 +37,7 @@ class Log(Silence):
         self.folder, self.recipe, self.steps = folder, recipe, steps
         self._tensorboard = SummaryWriter(str(folder.path / "tensorboard"), purge_step=start + 1)
         self._wandb = _wandb(recipe, folder) if recipe.logging.wandb else None
-        self._bar = None if quiet else _bar(start, steps)
+        self._bar = Bar("training", start, steps, quiet)
         self._since, self._waited, self._seen, self._pending = time.perf_counter(), 0.0, 0, 0.0
         self._spent = spent
 
@@ -45,11 +47,13 @@ class Log(Silence):
         A step that was left out has no values, and no line.
         """
         self._seen += samples
-        self._pending = time.perf_counter() - self._since
+        elapsed = self._pending = time.perf_counter() - self._since
         self._waited += waited
+        rate, wait = self._seen / elapsed, self._waited / elapsed
+        if values:
+            self._bar.say(f"loss {values['loss']:.3f}  {rate:,.0f} samples/s  data wait {wait:.0%}")
+        self._bar.advance()
         if values and (step % self.recipe.logging.every == 0 or step == self.steps):
-            elapsed = time.perf_counter() - self._since
-            rate, wait = self._seen / elapsed, self._waited / elapsed
             line = {"step": step, "samples": step * self.recipe.batch, **values}
             self._spent += elapsed
             line |= {
@@ -62,13 +66,10 @@ class Log(Silence):
                 self._tensorboard.add_scalar(key, value, step)
             if self._wandb is not None:
                 self._wandb.log(line, step=step)
-            if self._bar is not None:
-                self._bar.update(
-                    0, fields=f"loss {values['loss']:.3f}  {rate:,.0f} samples/s  data wait {wait:.0%}"
-                )
             self._since, self._waited, self._seen, self._pending = time.perf_counter(), 0.0, 0, 0.0
-        if self._bar is not None:
-            self._bar.update(1)
+
+    def evaluating(self) -> None:
+        self._bar.say("evaluating")
 
     def evaluation(self, step: int, metrics: dict[str, Any]) -> None:
         """``metrics``: name -> {value, low, high, n}."""
@@ -90,34 +91,36 @@ class Log(Silence):
             OSError
         ):  # a full disk has been told, and the lines of metrics.jsonl are what counts
             self._tensorboard.close()
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.stop()
         if self._wandb is not None:
             self._wandb.finish()
 
 
-class _bar:
+class Bar:
     """A line that is drawn on a terminal, and is absent elsewhere."""
 
-    def __init__(self, start: int, steps: int) -> None:
+    def __init__(self, title: str, start: int, steps: int, quiet: bool = False) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._progress = Progress(
-            TextColumn("training"),
+            TextColumn(title),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[fields]}"),
+            TextColumn("{task.fields[said]}"),
             TextColumn("left"),
             TimeRemainingColumn(compact=True),
             console=Console(file=sys.stderr),
-            disable=not sys.stderr.isatty(),
+            disable=quiet or not sys.stderr.isatty(),
         )
-        self._task = self._progress.add_task("", total=steps, completed=start, fields="")
+        self._task = self._progress.add_task("", total=steps, completed=start, said="")
         self._progress.start()
 
-    def update(self, advance: int, **fields: Any) -> None:
-        self._progress.update(self._task, advance=advance, **fields)
+    def say(self, text: str) -> None:
+        self._progress.update(self._task, said=text)
+
+    def advance(self) -> None:
+        self._progress.advance(self._task)
 
     def stop(self) -> None:
         self._progress.stop()

@@ -22,7 +22,7 @@ from oculex.data.loader import Loaded, Steps, batches
 from oculex.data.order import mix
 from oculex.training import checkpoint, crash, foundations, initial, optimizers, plan, ranks, recipes
 from oculex.training.folder import RunFolder, append_line, cut_after, read_json, write_json
-from oculex.training.logs import Log, Silence
+from oculex.training.logs import Bar, Log, Silence
 from oculex.training.recompute import checkpoint_activations
 from oculex.training.step import Trainee, backward
 from oculex.training.stop import Signals
@@ -218,13 +218,15 @@ class Training:
         model, optimizer = self.wrap(stage)
         scaler = ranks.scaler(self.fabric)
         scaling = scaler.state_dict() if scaler is not None else None
-        times = []
+        times, bar = [], Bar("measuring", 0, PROBE, self.quiet or not ranks.leads())
         for loaded in batches(self.batches(stage), 0, PROBE, self.recipe.data.workers):
             optimizers.set_rate(optimizer, 0.0)
             _, norm = self.gradients(model, optimizer, loaded)
             self._apply(optimizer, norm)
             self.step += 1
             times.append(time.perf_counter())
+            bar.advance()
+        bar.stop()
         self.step, self.average, self.trained = 0, average, self.system
         self.system.load_state_dict(kept)
         if scaler is not None:
@@ -344,6 +346,7 @@ class Training:
 
     def _evaluate(self, evaluate: Evaluate, log: Silence, final: bool) -> None:
         """The averaged weights are evaluated where there are any, whole ones on every rank."""
+        log.evaluating()
         judged: Any = self.average.module if self.average is not None else self.trained
         if ranks.shards(self.fabric):
             self.system.load_state_dict(ranks.whole_state(judged))

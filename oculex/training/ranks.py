@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from copy import deepcopy
@@ -38,6 +39,7 @@ def launch(recipe: Recipe) -> Fabric:
     ranks, local = size(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if ranks > 1 and (recipe.strategy, recipe.precision) == ("fsdp", "16-mixed"):
         raise UserError("strategy=fsdp does not go with precision=16-mixed; take bf16-mixed or 32-true")
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the precision stands in the recipe
     fabric = Fabric(
         accelerator="auto",
         devices=local,
