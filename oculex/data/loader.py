@@ -68,7 +68,7 @@ class Steps(Dataset):
             ) as error:  # handed over, because a worker's exception would arrive as a traceback
                 return error
         if not views:
-            return UserError(f"no sample of step {step} could be read; first: {skipped[0]}")
+            return UserError(f"no sample of step {step} could be used; first: {skipped[0]}")
         return Loaded(step, collate(views), ids, skipped)
 
 
