@@ -235,7 +235,7 @@ class Race:
 
     def run(self) -> None:
         from oculex.claims.race import race
-        from oculex.report.race import write_race
+        from oculex.report.race import conclusion, write_race
         from oculex.report.terminal import finals
 
         if len(self.names) < 2:
@@ -249,7 +249,7 @@ class Race:
             changes=_all(self.set),
         )
         write_race(result, folder / "race.html")
-        print(f"{finals(result)}\n\n{result['conclusion']}\n\npage  {folder / 'race.html'}")
+        print(f"{finals(result)}\n\n{conclusion(result)}\n\npage  {folder / 'race.html'}")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import Any
 
 from oculex import catalog, runs
 from oculex.contracts import UserError
-from oculex.evaluation import compare
+from oculex.evaluation import as_json, compare
+from oculex.evaluation.measures import LESS_IS_BETTER
 from oculex.evaluation.records import Table, read
 from oculex.training import recipes
 from oculex.training.folder import RunFolder, read_lines, write_json
@@ -52,7 +53,8 @@ def race(
         "data": list(data) or ["world"],
         "seed": seed,
         "systems": {name: _system(folders[name], lines[name], metric) for name in names},
-        "conclusion": _conclusion(folders, lines, metric),
+        "less_is_better": metric.endswith(LESS_IS_BETTER),
+        **_paired(folders, lines, metric),
     }
     write_json(out / "race.json", result)
     return result, out
@@ -87,18 +89,18 @@ def _system(folder: RunFolder, lines: list[dict[str, Any]], metric: str) -> dict
     }
 
 
-def _conclusion(folders: dict[str, RunFolder], lines: dict[str, list[dict[str, Any]]], metric: str) -> str:
-    """Who is ahead, by a paired comparison of the leader with each other system on the same items."""
-    ranked = sorted(folders, key=lambda name: lines[name][-1]["metrics"][metric]["value"], reverse=True)
-    leader, said = ranked[0], []
-    for other in ranked[1:]:
-        difference = compare(_records(folders[leader]), _records(folders[other]))[metric]
-        span = (
-            f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}] on {difference.n} items"
-        )
-        clear = "is ahead of" if difference.low > 0 else "cannot be told apart from"
-        said.append(f"{leader} {clear} {other} in {metric}: {span}")
-    return "; ".join(said) + ". One seed: differences between seeds are not in these intervals."
+def _paired(
+    folders: dict[str, RunFolder], lines: dict[str, list[dict[str, Any]]], metric: str
+) -> dict[str, Any]:
+    """Who leads, and by how much (leader - other, on the same items)."""
+    finals = {name: each[-1]["metrics"][metric]["value"] for name, each in lines.items()}
+    leader = (min if metric.endswith(LESS_IS_BETTER) else max)(finals, key=lambda name: finals[name])
+    ahead = {
+        name: compare(_records(folders[leader]), _records(folder))[metric]
+        for name, folder in folders.items()
+        if name != leader
+    }
+    return {"leader": leader, "ahead": as_json(ahead)}
 
 
 def _records(folder: RunFolder) -> Table:

@@ -16,6 +16,9 @@ import numpy as np
 Bound = Callable[[np.ndarray], np.ndarray]
 """Weights [draws, clusters] -> values [draws]."""
 
+LESS_IS_BETTER = ("nats_per_token", "median_rank", "unparsed")
+"""How the names of such metrics end."""
+
 
 class Statistic(Protocol):
     @property

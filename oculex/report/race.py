@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from oculex.report import charts
 from oculex.report.html import render, svg
-from oculex.report.measures import Measure, known, number
+from oculex.report.measures import Measure, known, number, span
 from oculex.training.folder import write_text
 
 
 def write_race(race: Mapping[str, Any], out: Path) -> None:
-    """One self-contained page. Where the race carries a paired ``conclusion``, that is told as well."""
+    """One self-contained page."""
     m, systems = Measure.of(race["metric"]), race["systems"]
     by_time, by_samples = (
         {name: [(p[axis], *p[2:]) for p in system["curve"]] for name, system in systems.items()}
@@ -26,7 +27,6 @@ def write_race(race: Mapping[str, Any], out: Path) -> None:
         title=_title(list(systems)),
         measure=m,
         said=conclusion(race),
-        paired=race.get("conclusion", ""),
         terms=f"{', '.join([data] if isinstance(data, str) else data)}; {race['budget']} each{seed}",
         by_time=svg(charts.adaptive(by_time, "seconds of training", m.label, share=m.share)),
         by_samples=svg(charts.adaptive(by_samples, "samples seen", m.label, share=m.share)),
@@ -36,32 +36,23 @@ def write_race(race: Mapping[str, Any], out: Path) -> None:
 
 
 def conclusion(race: Mapping[str, Any]) -> str:
-    """Who is best, and whether by more than the uncertainty; larger values are better.
-
-    Separate intervals are a stricter test than a paired comparison: where they overlap, a paired one may still
-    tell the two apart.
-    """
-    m = Measure.of(race["metric"])
-    finals = {name: system["final"] for name, system in race["systems"].items()}
-    leader, *others = sorted(finals, key=lambda name: -finals[name]["value"])
-    best = finals[leader]
-    level = any(finals[name]["value"] == best["value"] for name in others)
-    place = "ended level with another" if level else "ended highest"
-    said = f"{leader} {place}: {m.text(best['value'])} (95\u202f% interval {m.span(best)})."
+    """Who is best, and by how much: paired on the items, which tells apart what separate intervals may not."""
+    m, leader = Measure.of(race["metric"]), race["leader"]
+    best = race["systems"][leader]["final"]
+    sign = -1 if race["less_is_better"] else 1
+    scale, unit = (100, " points") if m.share else (1, "")
     clear: list[str] = []
     close: list[str] = []
-    for name in others:
-        apart = (
-            known(best.get("low")) and known(finals[name].get("high")) and best["low"] > finals[name]["high"]
-        )
-        (clear if apart else close).append(
-            f"{name} ({m.text(finals[name]['value'])}, {m.span(finals[name])})"
-        )
+    for name, e in race["ahead"].items():
+        low, high = sorted(sign * scale * e[key] if known(e[key]) else -math.inf for key in ("low", "high"))
+        by = f"{number(sign * scale * e['value'])}{unit} ({span(low, high)})"
+        (clear if low > 0 else close).append(f"{name} by {by}" if low > 0 else f"{name}, {by}")
+    said = f"{leader} ended best: {m.text(best['value'])} (95\u202f% interval {m.span(best)}), n = {best['n']:,}."
     if clear:
-        said += f" It is ahead of {_listed(clear)} by more than both intervals."
+        said += f" Compared item by item, it is ahead of {_listed(clear)}."
     if close:
-        said += f" It cannot be told apart from {_listed(close)}: the intervals overlap."
-    return said
+        said += f" It cannot be told apart from {_listed(close)}: the interval of the difference holds 0."
+    return f"{said} One seed: what another would change is not in these intervals."
 
 
 def _title(names: list[str]) -> str:
@@ -76,7 +67,8 @@ def _rows(race: Mapping[str, Any], m: Measure) -> list[dict[str, Any]]:
     systems = race["systems"]
     top = max((s["final"]["high"] for s in systems.values() if known(s["final"].get("high"))), default=1.0)
     scale = (0.0, 1.0) if m.share else (0.0, max(top, 1e-9))
-    order = sorted(systems, key=lambda name: -systems[name]["final"]["value"])
+    sign = 1 if race["less_is_better"] else -1
+    order = sorted(systems, key=lambda name: sign * systems[name]["final"]["value"])
     colours = {name: i for i, name in enumerate(systems)}
     rows = []
     for name in order:

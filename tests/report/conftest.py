@@ -277,6 +277,10 @@ def claims() -> list[dict[str, Any]]:
     ]
 
 
+def difference(value: float) -> dict[str, Any]:
+    return {"value": value, "low": value - 0.02, "high": value + 0.02, "n": 2000}
+
+
 def race() -> dict[str, Any]:
     def system(top: float, rate: float, parameters: int) -> dict[str, Any]:
         curve = []
@@ -290,6 +294,10 @@ def race() -> dict[str, Any]:
         "metric": "world/zeroshot/top1",
         "budget": "3m",
         "data": ["world"],
+        "seed": 3,
+        "less_is_better": False,
+        "leader": "clip",
+        "ahead": {"negclip": difference(0.014), "tips": difference(0.134)},
         "systems": {
             "clip": system(0.66, 640, 2_130_000),
             "negclip": system(0.645, 410, 2_130_000),

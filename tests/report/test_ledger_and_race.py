@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-import math
-
 import pytest
 
 from oculex import catalog
 from oculex.report.ledger import ledger_markdown, mean_curve, write_ledger
 from oculex.report.race import conclusion, write_race
 from oculex.report.systems_table import systems_markdown
-from tests.report.conftest import HOSTILE, claims, race
+from tests.report.conftest import HOSTILE, claims, difference, race
 from tests.report.test_page import Opened, text_of
 
 
@@ -48,34 +45,37 @@ def test_a_mean_curve_uses_what_all_seeds_have():
     assert mean_curve(seeds) == [(10, pytest.approx(0.3), 0.2, 0.4), (20, pytest.approx(0.6), 0.4, 0.8)]
 
 
-def test_the_conclusion_follows_the_intervals():
+def test_the_conclusion_follows_the_paired_differences():
     said = conclusion(race()).replace("\u202f", " ")
-    assert said.startswith("clip ended highest: 63.3 % (95 % interval 61.3 to 65.3 %).")
-    assert "ahead of tips" in said
-    assert "cannot be told apart from negclip" in said
-    apart = copy.deepcopy(race())
-    apart["systems"]["negclip"]["final"] |= {"value": 0.5, "low": 0.48, "high": 0.52}
-    assert "cannot be told apart" not in conclusion(apart)
-    unknown = copy.deepcopy(race())
-    unknown["systems"]["clip"]["final"] |= {"low": -math.inf, "high": math.inf}
+    assert said.startswith("clip ended best: 63.3 % (95 % interval 61.3 to 65.3 %), n = 2,000.")
+    assert "ahead of tips by 13.4 points (11.4 to 15.4)." in said
+    assert "cannot be told apart from negclip, 1.4 points (−0.6 to 3.4)" in said
+    apart = race() | {"ahead": {"tips": difference(0.134)}}
+    assert "told apart" not in conclusion(apart)
+    unknown = race() | {"ahead": {"tips": {"value": 0.1, "low": None, "high": None, "n": 1}}}
     assert "ahead of" not in conclusion(unknown)
-    level = copy.deepcopy(race())
-    level["systems"]["tips"]["final"] = level["systems"]["clip"]["final"]
-    assert "ended level with another" in conclusion(level)
-    assert "ended level" not in said
+
+
+def test_less_can_be_better(tmp_path):
+    texts = race() | {"metric": "world/language/nats_per_token", "less_is_better": True, "leader": "tips"}
+    texts["ahead"] = {"clip": difference(-0.134)}
+    assert "ahead of clip by 0.134 (0.114 to 0.154)" in conclusion(texts)
+    write_race(texts, tmp_path / "race.html")
+    said = text_of((tmp_path / "race.html").read_text(encoding="utf-8"))
+    assert said.index("tips 0.499") < said.index("negclip 0.619") < said.index("clip 0.633")
 
 
 def test_the_race_shows_both_axes_and_the_paired_comparison(tmp_path):
-    write_race(race() | {"conclusion": HOSTILE, "seed": 3}, tmp_path / "race.html")
+    write_race(race() | {"data": [HOSTILE, "world"]}, tmp_path / "race.html")
     page = (tmp_path / "race.html").read_text(encoding="utf-8")
     said = text_of(page)
     assert "against seconds of training" in page
     assert "against samples seen" in page
     assert "clip, negclip and tips, side by side" in said
     assert "2,130,000" in said
-    assert "world; 3m each, seed 3." in said
+    assert f"{HOSTILE}, world; 3m each, seed 3." in said
     assert said.index("clip 63.3 %") < said.index("negclip 61.9 %") < said.index("tips 49.9 %")
-    assert "Compared item by item: <script>" in said
+    assert "Compared item by item, it is ahead of tips" in said
     assert HOSTILE not in page
 
 
