@@ -14,9 +14,9 @@ from PIL import Image
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230), "white": (250, 250, 250),
            "yellow": (240, 220, 20), "black": (10, 10, 10), "pink": (250, 120, 190), "gray": (128, 128, 128)}  # fmt: skip
 CAPTIONS = ("a photo of a {}.", "a {} square", "something {} on the table", "this one is all {}")
-SMALL = {"image_size": 16, "patch": 8, "width": 32, "layers": [1], "heads": 2, "context": 16, "vocabulary": 300,
-         "tokenizer": "corpus:300", "batch": 32, "precision": "32-true", "optimizer.lr": 3e-3, "logging.every": 20,
-         "data.workers": 0, "data.holdout": 0.25, "evaluation.tasks": ["zeroshot"],
+SMALL = {"image_tower": "vit", "image_size": 16, "patch": 8, "width": 32, "layers": [1], "heads": 2, "context": 16,
+         "vocabulary": 300, "tokenizer": "corpus:300", "batch": 32, "precision": "32-true", "optimizer.lr": 3e-3,
+         "logging.every": 20, "data.workers": 0, "data.holdout": 0.25, "evaluation.tasks": ["zeroshot"],
          "evaluation.prompts": "single"}  # fmt: skip
 """Settings under which every captioning system is small."""
 TEXT = {"text_width": 32, "text_layers": 1, "text_heads": 2}

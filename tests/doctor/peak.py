@@ -54,7 +54,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 
 def configured(changes: dict[str, Any]) -> tuple[Recipe, RunAssets, list[dict[str, Any]]]:
     """A recipe of CLIP's, and views of noise with texts of different lengths."""
-    recipe = recipes.change(recipes.preset(catalog.load("clip"), "clip", "tiny"), changes)
+    recipe = recipes.change(recipes.preset(catalog.load("clip"), "clip", "tiny_vit"), changes)
     assets = RunAssets(Path(tempfile.mkdtemp()), lambda: ["a red ball on a blue cube"])
     rng, c = np.random.default_rng(0), recipe.model
     views = [

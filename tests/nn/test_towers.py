@@ -88,7 +88,7 @@ def test_fields_without_effect_are_known():
 
 
 def test_setting_a_field_without_effect_is_a_mistake_and_keeping_the_presets_is_none():
-    recipe = SYSTEM.presets["tiny"]()
+    recipe = SYSTEM.presets["tiny_vit"]()
     changed = recipes.change(recipe, ["image_tower=tinyvit_5m", "embedding=64"])
     assert changed.model == replace(recipe.model, image_tower="tinyvit_5m", embedding=64)
     with pytest.raises(

@@ -42,6 +42,7 @@ from oculex.contracts import (
 from oculex.data.views import image_view, text_view
 from oculex.nn.image_encoder import ImageEncoder, ImageEncoderConfig
 from oculex.objectives.captioning import bag_of_words, word_bags
+from oculex.systems import tiny
 
 
 @dataclass(frozen=True)
@@ -94,24 +95,14 @@ class CaptionBow(System, ImageEncoder):
 
 def _tiny() -> Recipe:
     """As CLIP's ``tiny``, with the classifier in place of the text tower."""
-    model = CaptionBowConfig(
-        image_size=64,
-        patch=8,
-        width=192,
-        layers=(4,),
-        heads=3,
-        context=32,
-        vocabulary=2048,
-        tokenizer="corpus:2048",
-        activation="gelu",
-    )
     return Recipe(
         system="caption_bow",
-        model=model,
-        budget="150s",
+        model=CaptionBowConfig(**tiny.IMAGE, **tiny.WORDS, tokenizer="corpus:2048"),
+        budget="180s",
         batch=256,
-        optimizer=Optimizer(lr=1.5e-3, betas=(0.9, 0.98), weight_decay=0.1, clip_norm=1.0),
+        optimizer=Optimizer(lr=3e-3, betas=(0.9, 0.98), weight_decay=0.1, clip_norm=1.0),
         stages=(Stage(schedule=Schedule("cosine", warmup=0.05)),),
+        data=Data(sources=(tiny.ONE_OBJECT,)),
     )
 
 

@@ -44,6 +44,7 @@ from oculex.data.views import image_view, text_view
 from oculex.nn.decoder import TextDecoder
 from oculex.nn.image_encoder import ImageEncoder, ImageEncoderConfig
 from oculex.objectives.captioning import next_token, predicted
+from oculex.systems import tiny
 
 
 @dataclass(frozen=True)
@@ -110,27 +111,14 @@ class CaptionLM(System, ImageEncoder):
 
 def _tiny() -> Recipe:
     """As CLIP's ``tiny``, with a decoder of the size of its text tower."""
-    model = CaptionLMConfig(
-        image_size=64,
-        patch=8,
-        width=192,
-        layers=(4,),
-        heads=3,
-        text_width=128,
-        text_layers=3,
-        text_heads=2,
-        context=32,
-        vocabulary=2048,
-        tokenizer="corpus:2048",
-        activation="gelu",
-    )
     return Recipe(
         system="caption_lm",
-        model=model,
-        budget="150s",
+        model=CaptionLMConfig(**tiny.IMAGE, **tiny.TEXT, **tiny.WORDS, tokenizer="corpus:2048"),
+        budget="180s",
         batch=256,
-        optimizer=Optimizer(lr=1.5e-3, betas=(0.9, 0.98), weight_decay=0.1, clip_norm=1.0),
+        optimizer=Optimizer(lr=3e-3, betas=(0.9, 0.98), weight_decay=0.1, clip_norm=1.0),
         stages=(Stage(schedule=Schedule("cosine", warmup=0.05)),),
+        data=Data(sources=(tiny.ONE_OBJECT,)),
         # every pair is decoded: 2,000 scenes against 6,000 captions would take hours on a CPU
         evaluation=Evaluation(tasks=("zeroshot",), prompts="single"),
     )
