@@ -11,6 +11,7 @@ from typing import Any
 from oculex import catalog, runs
 from oculex.contracts import UserError
 from oculex.evaluation import as_json, compare
+from oculex.evaluation.curves import along
 from oculex.evaluation.measures import LESS_IS_BETTER
 from oculex.evaluation.records import Table, read
 from oculex.training import recipes
@@ -76,7 +77,7 @@ def _system(folder: RunFolder, lines: list[dict[str, Any]], metric: str) -> dict
             line["samples"],
             *(line["metrics"][metric][key] for key in ("value", "low", "high")),
         ]
-        for line in lines
+        for line in along(lines, metric)
     ]
     rates = [line["samples_per_s"] for line in read_lines(folder.metrics)]
     return {

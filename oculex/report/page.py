@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from oculex import catalog
+from oculex.evaluation.curves import along
 from oculex.report import charts, commands, confusion, gallery
 from oculex.report.html import render, svg
 from oculex.report.measures import (
@@ -187,7 +188,7 @@ def _speed(lines: Lines) -> dict[str, Any] | None:
 def _learning(evaluations: Lines, classes: Mapping[tuple[str, str], int]) -> list[dict[str, Any]]:
     out = []
     for name in headlines(evaluations[-1]["metrics"], most=6) if evaluations else []:
-        found = _alike([e for e in evaluations if name in e["metrics"]], name)
+        found = along(evaluations, name)
         if len(found) < 2:
             continue
         m, metrics = Measure.of(name), found[-1]["metrics"]
@@ -197,13 +198,6 @@ def _learning(evaluations: Lines, classes: Mapping[tuple[str, str], int]) -> lis
         drawn = charts.lines({m.label: points}, "samples", m.label, share=m.share, zero=True, level=level)
         out.append({"name": m.title, "n": metrics[name].get("n"), "svg": svg(drawn)})
     return [each for each in out if each["svg"]]
-
-
-def _alike(evaluations: Lines, name: str) -> Lines:
-    """Those of one number of items, the commonest: a gallery twice as large is another question."""
-    counts = Counter(e["metrics"][name].get("n") for e in evaluations)
-    most = counts.most_common(1)[0][0]
-    return [e for e in evaluations if e["metrics"][name].get("n") == most]
 
 
 def _bounds(e: Estimate) -> tuple[float, ...]:
