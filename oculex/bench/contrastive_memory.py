@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from oculex.bench import memory
 from oculex.bench.rounds import duel
 from oculex.objectives.contrastive import contrastive
 
@@ -36,7 +36,7 @@ def run(rows: int = ROWS, timed: int = TIMED, rounds: int = 5) -> dict[str, Any]
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     load, fitting = os.getloadavg()[0], rows
-    while MATRICES * 4 * fitting**2 > _free(device):
+    while MATRICES * 4 * fitting**2 > memory.free(device):
         fitting //= 2
     ours = _alone("ours", rows, device)
     peer = _alone("dense", fitting, device)
@@ -113,40 +113,10 @@ def _child(name: str, rows: int, device: torch.device, path: Path) -> dict[str, 
     """Seconds and peak bytes over the inputs of one forward and backward pass; the gradients go to ``path``."""
     _pass(LOSSES[name], *_inputs(16, device))
     inputs = _inputs(rows, device)
-    before = _start(device)
+    before = memory.begin(device)
     begun = time.perf_counter()
     value = _pass(LOSSES[name], *inputs)
-    figures = {"seconds": time.perf_counter() - begun, "peak": float(_peak(device) - before)}
+    figures = {"seconds": time.perf_counter() - begun, "peak": float(memory.peak(device) - before)}
     image, text, scale = (x.grad.cpu() for x in inputs)  # type: ignore[union-attr]
     save_file({"loss": value.cpu(), "image": image, "text": text, "scale": scale}, path)
     return figures
-
-
-def _start(device: torch.device) -> int:
-    """Forgets earlier peaks; bytes in use now."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def _peak(device: torch.device) -> int:
-    return torch.cuda.max_memory_allocated() if device.type == "cuda" else _status("VmHWM")
-
-
-def _status(field: str) -> int:
-    return _kilobytes(Path("/proc/self/status"), field)
-
-
-def _free(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info()[0]
-    return _kilobytes(Path("/proc/meminfo"), "MemAvailable")
-
-
-def _kilobytes(path: Path, field: str) -> int:
-    """Bytes of a line of Linux's own accounts."""
-    found = re.search(rf"^{field}:\s+(\d+) kB", path.read_text(), re.MULTILINE)
-    assert found is not None, f"{path} has no {field}"
-    return 1024 * int(found[1])

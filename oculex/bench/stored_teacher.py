@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from oculex.bench import memory
 from oculex.bench.rounds import duel
 from oculex.contracts import Batch, Features
 from oculex.data.assets import RunAssets
@@ -26,6 +26,7 @@ from oculex.nn.towers import image_tower
 from oculex.systems.backbones.tinyvit import FastDistillation, TinyViTConfig
 
 CLASSES, BATCH = 21_841, 4
+CPU = torch.device("cpu")
 MODEL = TinyViTConfig(image_tower="tinyvit_5m", teacher="a ViT-L/14", epochs=1)
 
 
@@ -91,11 +92,11 @@ def run(rounds: int = 5) -> dict[str, Any]:
         result = duel(ours.step, peer.step, rounds, BATCH, "images/s")
         del ours, peer
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as processes:
-            memory = processes.starmap(_peak, [(True, folder), (False, folder)], chunksize=1)
+            peaks = processes.starmap(_peak, [(True, folder), (False, folder)], chunksize=1)
         record = next(Path(folder).glob("teachers/*/epoch-000.bin")).stat().st_size // BATCH
     return result | {
         "losses": losses,
-        "peak memory, MB": dict(zip(("ours", "peer"), memory, strict=True)),
+        "peak memory, MB": dict(zip(("ours", "peer"), peaks, strict=True)),
         "bytes per image and epoch": {"stored": record, "all logits in float16": 2 * CLASSES},
         "threads": torch.get_num_threads(),
         "load": load,
@@ -103,7 +104,8 @@ def run(rounds: int = 5) -> dict[str, Any]:
 
 
 def _peak(stored: bool, folder: str) -> float:
+    memory.begin(CPU)
     side = Side(stored, folder)
     for _ in range(2):
         side.step()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return memory.peak(CPU) / 1e6
