@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 IMAGE: Mapping[str, Any] = {
-    "image_tower": "resnet", "image_size": 64, "width": 24, "layers": (1, 1, 1), "heads": 6, "activation": "gelu",
+    "image_tower": "resnet", "image_size": 64, "width": 16, "layers": (1, 1, 1, 1), "heads": 8, "activation": "gelu",
 }  # fmt: skip
 """An image tower of CLIP's: a residual one, which so few images teach more than a transformer."""
 VIT: Mapping[str, Any] = {**IMAGE, "image_tower": "vit", "patch": 8, "width": 192, "layers": (4,), "heads": 3}
@@ -17,3 +17,5 @@ WORDS: Mapping[str, Any] = {"context": 32, "vocabulary": 2048}
 DUAL: Mapping[str, Any] = {**IMAGE, **TEXT, **WORDS, "embedding": 128}
 ONE_OBJECT = "world:most=1"
 """Scenes of one object, so that one of the 192 classes is right."""
+TWO_OBJECTS = "world:most=2,held_keys=alternatives"
+"""Scenes of one or two objects, whose captions tell how they stand; the held-out ones ask whether that was read."""

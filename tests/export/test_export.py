@@ -23,7 +23,7 @@ def run(request, tmp_path):
     config = (
         VIT
         if request.param == "vit"
-        else replace(VIT, image_tower="resnet", width=16, layers=(1, 1, 1, 1), heads=8)
+        else replace(VIT, image_tower="resnet", width=16, layers=(1, 1, 1, 1), heads=4)
     )
     folder = RunFolder.create(tmp_path / "run")
     train_tokenizer(["a red cube", "a photo of a small blue ball next to a cat"], 300).save(

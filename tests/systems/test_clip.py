@@ -57,8 +57,6 @@ def pair(config):
     for parameter in ours.parameters():  # also those that start at 0 or 1, so that swapped names would show
         parameter.data += 0.05 * torch.randn_like(parameter)
     cfg = model_cfg(config)
-    if config.image_tower == "resnet":
-        cfg["vision_cfg"]["head_width"] = config.width * 32 // config.heads
     theirs = open_clip.CLIP(embed_dim=cfg["embed_dim"], vision_cfg=cfg["vision_cfg"], text_cfg=cfg["text_cfg"],
                             quick_gelu=cfg["quick_gelu"]).train()  # fmt: skip
     missing, unexpected = theirs.load_state_dict(names.theirs(ours.state_dict(), rules(config)), strict=False)
@@ -113,6 +111,18 @@ def test_parameter_counts_are_the_published_ones(preset, evidence):
     published = clip_config({**open_clip.get_model_config(name), "quick_gelu": True})
     assert CLIPConfig(**vars(published)) == config
     evidence("clip", "preset", parameters=count, equals=f"open_clip's {name}")
+
+
+@pytest.mark.parametrize("preset", SYSTEM.presets)
+def test_every_preset_has_its_counterpart_in_open_clip(preset):
+    config = SYSTEM.presets[preset]().model
+    with torch.device("meta"):
+        ours, cfg = CLIP(config, RunAssets(None, None)), model_cfg(config)
+        theirs = open_clip.CLIP(cfg["embed_dim"], cfg["vision_cfg"], cfg["text_cfg"], cfg["quick_gelu"])
+        state = names.theirs(ours.state_dict(), rules(config))
+    assert {name: tuple(value.shape) for name, value in state.items()} == {
+        name: tuple(value.shape) for name, value in theirs.state_dict().items()
+    }
 
 
 def test_padding_changes_nothing():

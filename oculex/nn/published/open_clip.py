@@ -23,6 +23,8 @@ def rules(config: DualEncoderConfig) -> list[names.Rule]:
         raise UserError(
             f"image_tower={config.image_tower!r} has no counterpart in open_clip; vit and resnet have"
         )
+    if config.image_tower == "resnet" and len(config.layers) != 4:
+        raise UserError(f"layers={config.layers}: open_clip's residual towers have four stages")
     return tables[config.image_tower]
 
 
@@ -30,10 +32,11 @@ def model_cfg(config: DualEncoderConfig, end: int | None = None) -> dict[str, An
     """open_clip's configuration of a CLIP; ``end`` is the end-of-text id of a vocabulary that is not CLIP's."""
     c = config
     vit = {"layers": sum(c.layers), "patch_size": c.patch, "head_width": c.width // c.heads}
+    resnet = {"layers": list(c.layers), "head_width": c.width * 32 // c.heads}
     vision = {
         "image_size": c.image_size,
         "width": c.width,
-        **(vit if c.image_tower == "vit" else {"layers": list(c.layers)}),
+        **(vit if c.image_tower == "vit" else resnet),
     }
     text: dict[str, Any] = {"context_length": c.context, "vocab_size": c.vocabulary, "width": c.text_width}
     text |= {"heads": c.text_heads, "layers": c.text_layers}

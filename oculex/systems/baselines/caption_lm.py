@@ -116,7 +116,7 @@ def _tiny() -> Recipe:
         model=CaptionLMConfig(**tiny.IMAGE, **tiny.TEXT, **tiny.WORDS, tokenizer="corpus:2048"),
         budget="180s",
         batch=256,
-        optimizer=Optimizer(lr=3e-3, betas=(0.9, 0.98), weight_decay=0.1, clip_norm=1.0),
+        optimizer=Optimizer(lr=1e-3, betas=(0.9, 0.98), weight_decay=0.1, clip_norm=1.0),
         stages=(Stage(schedule=Schedule("cosine", warmup=0.05)),),
         data=Data(sources=(tiny.ONE_OBJECT,)),
         # every pair is decoded: 2,000 scenes against 6,000 captions would take hours on a CPU
