@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from oculex import catalog, runs
-from oculex.contracts import UserError
+from oculex.contracts import Recipe, UserError
 from oculex.evaluation import as_json, compare
 from oculex.evaluation.curves import along
 from oculex.evaluation.measures import LESS_IS_BETTER
 from oculex.evaluation.records import Table, read
 from oculex.training import recipes
-from oculex.training.folder import RunFolder, read_lines, write_json
+from oculex.training.folder import RunFolder, finished, read_lines, write_json
 
 POINTS = 8
 """Evaluations along each system's run."""
@@ -43,8 +43,7 @@ def race(
     }
     protocol = dataclasses.replace(wanted[names[0]].evaluation, every=0, times=POINTS)
     folders = {
-        name: runs.start(dataclasses.replace(recipe, evaluation=protocol), out / name)
-        for name, recipe in wanted.items()
+        name: _raced(dataclasses.replace(wanted[name], evaluation=protocol), out / name) for name in names
     }
     lines = {name: list(read_lines(folder.evaluations)) for name, folder in folders.items()}
     metric = _common(lines)
@@ -59,6 +58,13 @@ def race(
     }
     write_json(out / "race.json", result)
     return result, out
+
+
+def _raced(recipe: Recipe, out: Path) -> RunFolder:
+    folder = runs.start(recipe, out)
+    if not finished(folder):  # it was asked to
+        raise UserError(f"stopped in {out}; a race that is begun anew needs another folder")
+    return folder
 
 
 def _common(lines: dict[str, list[dict[str, Any]]]) -> str:

@@ -1,6 +1,8 @@
 """Claims run: tuned alike, interrupted and gone on with, shared, judged, kept; and every claim that is written."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -9,7 +11,7 @@ from oculex import catalog, runs
 from oculex.claims import experiment, ledger
 from oculex.claims.race import race
 from oculex.contracts import Arm, Claim, Tuning, UserError
-from oculex.training.folder import RunFolder, read_lines
+from oculex.training.folder import RunFolder, finished, read_lines
 from tests import toys
 
 METRIC = "squares.parquet/zeroshot/top1"
@@ -110,6 +112,22 @@ def test_an_interrupted_claim_goes_on(toy, tmp_path, monkeypatch):
                for curve in seeds)  # fmt: skip
 
 
+def test_a_claim_that_is_asked_to_stop_stops(toy, tmp_path, monkeypatch):
+    """With the arm that was in hand, and does not go on with the next one."""
+    evaluate = runs._Evaluator.__call__
+
+    def asked(self, *of):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(self, *of)
+
+    monkeypatch.setattr(runs._Evaluator, "__call__", asked)
+    with pytest.raises(UserError, match="the same command goes on"):
+        experiment.judge("clip", toy_claim(toy), tmp_path)
+    assert len(list(tmp_path.glob("runs/*"))) == 1
+    with pytest.raises(UserError, match="needs another folder"):
+        race(["caption_bow", "clip"], data=[toy], budget="60steps", out=tmp_path / "race", changes=toys.SMALL)
+
+
 def test_a_run_that_stopped_before_it_had_a_plan_is_gone_on_with(toy, tmp_path):
     claim = toy_claim(toy, seeds=(0,))
     experiment.judge("clip", claim, tmp_path)
@@ -119,7 +137,7 @@ def test_a_run_that_stopped_before_it_had_a_plan_is_gone_on_with(toy, tmp_path):
     for saved in folder.checkpoints.iterdir():
         saved.rename(tmp_path / saved.name)
     experiment.judge("clip", claim, tmp_path)
-    assert experiment.finished(folder)
+    assert finished(folder)
 
 
 def test_arms_that_differ_in_more_than_they_say_are_refused(toy, tmp_path):
