@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,20 @@ from oculex import catalog, runs
 from oculex.claims import ledger
 from oculex.claims.verdict import COMPARISONS, MEASURES, Curve, better, reached, verdict
 from oculex.contracts import Arm, Claim, Recipe, UserError
-from oculex.evaluation import as_json
+from oculex.evaluation import as_json, stream
 from oculex.evaluation.statistics import over_seeds
-from oculex.training import plan, recipes
-from oculex.training.folder import RunFolder, machine, read_json, read_lines
+from oculex.training import memory, plan, recipes
+from oculex.training.folder import RunFolder, finished, machine, read_lines
 
 Changes = Mapping[str, Any]
 """Recipe fields by dotted name."""
+
+FACTS: dict[str, Callable[[RunFolder], float]] = {
+    "train/optimizer_state_bytes": memory.optimizer_state,
+    "stream/final_recall": lambda run: stream.final_recall(run.records),
+    "stream/backward_transfer": lambda run: stream.backward_transfer(run.records),
+}
+"""What an arm's metric may name beside evaluations: measured on the finished run itself."""
 
 
 def judge_claims(
@@ -179,6 +186,9 @@ def _recipe(system: str, claim: Claim, arm: Arm, changes: Changes) -> Recipe:
 def _curve(system: str, claim: Claim, arm: Arm, changes: Changes, out: Path) -> Curve:
     source = next(a for a in claim.arms if a.name == (arm.weights_of or arm.name))
     folder = _trained(system, claim, source, changes, out)
+    if arm.metric in FACTS:
+        *_, last = read_lines(folder.evaluations)
+        return [(last["samples"], FACTS[arm.metric](folder))]
     curve = [
         (line["samples"], line["metrics"][arm.metric]["value"])
         for line in read_lines(folder.evaluations)
@@ -207,12 +217,7 @@ def _run(recipe: Recipe, about: str, out: Path) -> RunFolder:
     if finished(folder):
         return folder
     print(f"{about}, seed {recipe.seed}, {recipe.budget}: {folder.path}", file=sys.stderr)
-    return runs.resume(folder.path) if folder.recipe.exists() else runs.start(recipe, folder.path)
-
-
-def finished(folder: RunFolder) -> bool:
-    """Whether a run has had its evaluation at its last step."""
-    if not folder.plan.exists():
-        return False
-    steps = read_json(folder.plan)["steps"]
-    return any(line["step"] == steps for line in read_lines(folder.evaluations))
+    runs.resume(folder.path) if folder.recipe.exists() else runs.start(recipe, folder.path)
+    if not finished(folder):  # it was asked to
+        raise UserError(f"stopped in {folder.path}; the same command goes on")
+    return folder

@@ -67,7 +67,11 @@ def _exp(log: float) -> float:
     return math.inf if log > 700 else math.exp(log)
 
 
-MEASURES: dict[str, Callable[[Curve, Claim], float]] = {"final": final, "samples_to": samples_to}
-SIGNS = {"final": 1, "samples_to": -1}
+MEASURES: dict[str, Callable[[Curve, Claim], float]] = {
+    "final": final,
+    "final_loss": final,
+    "samples_to": samples_to,
+}
+SIGNS = {"final": 1, "final_loss": -1, "samples_to": -1}
 """Whether more of a measure is better."""
 COMPARISONS: dict[str, Callable[[Pairs], Estimate]] = {"difference": difference, "ratio": ratio}

@@ -103,7 +103,7 @@ def _arm(claim: Claim, arm: str, scale: tuple[float, float], colour: int) -> dic
 def _measure(claim: Claim) -> Measure:
     """How the arms' values are written: as the metric is, or plainly where the value counts samples."""
     metrics = claim.get("metrics") or {}
-    return Measure.of(metrics.get(claim.get("treatment"), "") if claim["measure"] == "final" else "")
+    return Measure.of("" if claim["measure"] == "samples_to" else metrics.get(claim.get("treatment"), ""))
 
 
 def _unit(claim: Claim) -> str:

@@ -33,13 +33,13 @@ def foundation(spec: str) -> Any:
 
 
 def _published(kind: str, name: str) -> Any:
-    """A dual encoder that others trained, as ``clip``."""
+    """What others trained, as the system that it is."""
     try:
         read = import_module(f"oculex.nn.published.{kind}").read
     except ImportError as error:
         raise UserError(f"{kind} is not installed; pip install 'oculex[{kind.replace('_', '')}]'") from error
     found = read(name) if kind == "transformers" or Path(name).is_dir() else read(*_model_and_weights(name))
-    plugin = catalog.load("clip")
+    plugin = catalog.load(found.system)
     system: Any = plugin.system.build(plugin.config(**vars(found.config)), RunAssets(None, None))
     checkpoint.load_weights(system, found.weights, Path(name))
     return system

@@ -34,10 +34,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from oculex import catalog
-from oculex.contracts import Assets, Batch, Recipe
+from oculex.contracts import Assets, Batch, Recipe, UserError
 from oculex.data import collate
 from oculex.data.collate import Ragged
-from oculex.training import optimizers, ranks
+from oculex.training import checkpoint, optimizers, ranks
+from oculex.training.folder import RunFolder
 from oculex.training.recompute import checkpoint_activations
 from oculex.training.step import Trainee, backward
 
@@ -59,6 +60,17 @@ class Estimate:
     """What the losses made: the similarities of all pairs, and what their gradient needs."""
     activations: int
     """What the encoders keep for the backward pass, and temporaries."""
+
+
+def optimizer_state(run: RunFolder) -> int:
+    """Bytes of the optimizer's state that a finished run ended with, on all ranks together: those of its last checkpoint.
+
+    Raises UserError where the run has no whole checkpoint.
+    """
+    saved = checkpoint.latest(run)
+    if saved is None:
+        raise UserError(f"{run.path} has no whole checkpoint; `oculex resume {run.path}` trains it")
+    return sum(tensor.nbytes for tensor in checkpoint.tensors(saved, "optimizer").values())
 
 
 class DependsOnData(Exception):
@@ -234,6 +246,8 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if any(isinstance(leaf, FakeTensor) for leaf in tree_iter((args, kwargs))):
+            if func is torch.ops.aten._local_scalar_dense.default and self._kind == "optimizer":
+                return 1.0  # what an optimizer measures (the scale of a gradient) decides no shape
             if func is torch.ops.aten.index.Tensor:
                 args = args[0], _positions(args[1])
             out = self._fake.__torch_dispatch__(func, types, args, kwargs)

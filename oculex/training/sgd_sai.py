@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+
+from oculex.training import ranks
 
 
 class SGDSaI(Optimizer):
@@ -21,7 +24,11 @@ class SGDSaI(Optimizer):
         m_t = momentum * m_{t-1} + (1 - momentum) * g_t,    m_1 = g_1
         w_t = (1 - lr * weight_decay) * w_{t-1} - lr * s * m_t
 
-    The state is one tensor per parameter where Adam keeps two, and one number.
+    The state is one tensor per parameter where Adam keeps two, and one number. Of a sharded parameter (DTensor) s is
+    that of the whole tensor, so ranks change nothing; every rank must step.
+
+    Algorithm 1 also divides every s by the largest of them. The authors' code, followed here, does not: its lr is
+    smaller by that factor, and its weight decay larger.
 
     Two departures from the authors' code, which steps by |g| / eps for a parameter of one element (its deviation is
     not defined) and never moves one whose first gradient is zero (as all are below a zero-initialised layer): here a
@@ -67,14 +74,19 @@ class SGDSaI(Optimizer):
             update = _many if foreach else _each
             for chunk in _chunks(moving, self.CHUNK):
                 update(
-                    chunk,
-                    [p.grad for p in chunk],  # type: ignore[misc]
-                    [self.state[p]["momentum_buffer"] for p in chunk],
+                    [_own(p) for p in chunk],
+                    [_own(p.grad) for p in chunk],
+                    [_own(self.state[p]["momentum_buffer"]) for p in chunk],
                     [-group["lr"] * float(self.state[p]["scale"]) for p in chunk],
                     1 - group["lr"] * group["weight_decay"],
                     1 - group["momentum"],
                 )
         return loss
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for entry in filter(None, self.state.values()):  # loading takes numbers to where the parameters are
+            entry["scale"] = entry["scale"].cpu()
 
     def _scaled(self, parameter: Tensor, eps: float) -> bool:
         """Whether the parameter's scale is known, measuring it on its first gradient that is not zero."""
@@ -82,13 +94,20 @@ class SGDSaI(Optimizer):
         if state:
             return True
         gradient: Tensor = parameter.grad  # type: ignore[assignment]
-        size = gradient.float().norm()
+        whole = ranks.whole(gradient).float()
+        one = whole.numel() == 1
+        size, deviation = torch.stack([whole.norm(), whole.new_zeros(()) if one else whole.std()]).tolist()
         if not size > 0:
             return False
-        scale = size / (gradient.float().std() + eps) if gradient.numel() > 1 else torch.ones(())
-        state["scale"] = scale.detach().cpu()  # a number for the host: read every step, written once
+        # a number for the host: read every step, written once
+        state["scale"] = torch.tensor(1.0 if one else size / (deviation + eps))
         state["momentum_buffer"] = gradient.clone()
         return True
+
+
+def _own(tensor: Any) -> Tensor:
+    """What this rank holds of a tensor: an update goes element by element."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _each(

@@ -1,5 +1,6 @@
 """DINO against its authors' code; its teacher, centre and schedules; exactness under ranks and micro-batches."""
 
+from colorsys import hsv_to_rgb
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import torch
 from torch.nn import functional as F
 
 from oculex.contracts import Features
+from oculex.data.collate import collate
+from oculex.data.multiview import Colours
+from oculex.data.order import generator
 from oculex.objectives.self_distillation import self_distillation
 from oculex.runs import describe
 from oculex.systems.baselines.dino import DINO, DINOConfig
@@ -129,3 +133,64 @@ def test_ranks_change_nothing(pool):
     wanted = ssl.update(model(), ssl.training_batch(model()))
     for got in pool.run(ssl.update_on_rank, model, pool.ranks, 8):
         ssl.same(got, wanted)
+
+
+# -------------------------------------------------------------------------------------------------- learning
+
+HUES = 6
+JITTER = Colours(jitter=1.0, brightness=0.6, saturation=0.6, hue=0.0, grey=0.0, blur=0.0)
+"""All that the pictures of one hue differ by."""
+LEARNER = replace(SMALL, width=64, prototypes=64, hidden=64, bottleneck=32, small_crops=2, large_crop=(0.6, 1.0),
+                  small_crop=(0.3, 0.6), large_colours=(JITTER, JITTER), small_colours=JITTER,
+                  momentum=0.98, still=0.1)  # fmt: skip
+
+
+def hues(count, seed):
+    """Squares of one of six hues, as light, colourful and noisy as it comes."""
+    rng, made = np.random.default_rng(seed), []
+    for index in range(count):
+        rgb = np.array(hsv_to_rgb(index % HUES / HUES, rng.uniform(0.3, 0.8), 1.0))
+        light = np.kron(rng.uniform(0.2, 1.0, (4, 4, 1)) * rng.uniform(0.3, 1.0), np.ones((10, 10, 1)))
+        pixels = 255 * light * rgb + rng.normal(0, 10, (40, 40, 3))
+        made.append({"id": str(index), "image": np.clip(pixels, 0, 255).astype(np.uint8)})
+    return made
+
+
+@torch.no_grad()
+def told(ours, pictures):
+    """What the teacher's prototypes tell of the hue, as a share of what there is to tell (0 to 1)."""
+    outputs = ours.teacher.head(ours.represent_image(collate([ours.view(each, None) for each in pictures])))
+    table = np.zeros((HUES, outputs.shape[1]))
+    np.add.at(table, (np.arange(len(pictures)) % HUES, (outputs - ours.centre.mean).argmax(dim=1)), 1)
+    both = table / table.sum()
+    apart = both.sum(axis=1, keepdims=True) * both.sum(axis=0, keepdims=True)
+    seen = both > 0
+    return float((both[seen] * np.log(both[seen] / apart[seen])).sum() / np.log(HUES))
+
+
+def trained(config, steps=120):
+    torch.set_num_threads(1)
+    ours, pictures = model(config), hues(258, 1)
+    optimizer = torch.optim.AdamW(ours.parameters(), weight_decay=0.04)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 1e-3 * min(1.0, (step + 1) / (0.2 * steps))
+        drawn = np.random.default_rng(step).integers(len(pictures), size=32)
+        batch = collate([ours.view(pictures[i], generator(step, int(i))) for i in drawn])
+        ours.before_step(step, steps)
+        optimizer.zero_grad()
+        ours.losses(Features(ours.encode(batch)), batch)["self_distillation"].mean().backward()
+        torch.nn.utils.clip_grad_norm_(ours.parameters(), 3.0)
+        ours.after_backward(step, steps)
+        optimizer.step()
+        ours.after_step(step, steps)
+    return ours.eval()
+
+
+def test_it_learns_to_tell_what_the_views_share(evidence):
+    """Nobody names the hues. Collapse tells nothing; untrained, or trained without a centre, it tells less than half."""
+    pictures = hues(240, 2)
+    before, after = told(model(LEARNER).eval(), pictures), told(trained(LEARNER), pictures)
+    assert after > 0.7
+    assert after > before + 0.2
+    evidence("dino", "learning", task="6 hues without labels, 120 steps of 32: mutual information of hue and prototype",
+             share=after, untrained=before, n=len(pictures))  # fmt: skip

@@ -102,6 +102,27 @@ def test_only_what_is_corrupted_counts():
     )
 
 
+def test_it_learns_what_was_there_before_the_corruption(evidence):
+    """Pictures of one colour each: what is left tells what was corrupted; a constant errs by their spread."""
+    ours = model(replace(SMALL, content="zeros", alien=0.0))
+    optimizer = torch.optim.AdamW(ours.parameters(), lr=3e-3, weight_decay=0.0)
+    batch, generator, errors = ssl.training_batch(ours, 32), torch.Generator().manual_seed(0), []
+    values = ours.items(batch)["reconstruction"]
+    for _ in range(200):
+        colours = torch.randint(0, 256, (32, 1, 3, 1, 1), generator=generator, dtype=torch.uint8)
+        batch["crops"] = colours.expand(batch["crops"].shape).clone()
+        error = ours.losses(Features(ours.encode(batch)), batch)["reconstruction"].sum() / values
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+        errors.append(error.item())
+    learned, spread = float(np.mean(errors[-5:])), float((256 / 4 / ours.std).mean())
+    assert learned < 0.65 * spread
+    evidence(
+        "gmml", "learning", task="colours of corrupted patches, 200 steps of 32", error=learned, spread=spread
+    )
+
+
 def test_micro_batches_give_the_global_mean():
     """Micro-batches draw their own noise; with other content the update is the whole batch's."""
     config = replace(SMALL, content="zeros", alien=0.0)

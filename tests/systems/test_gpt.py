@@ -1,5 +1,6 @@
 """The language-model arm: its loss is transformers' own, its sizes the published ones, and it learns."""
 
+import json
 import math
 
 import numpy as np
@@ -69,7 +70,7 @@ def test_long_texts_are_seen_through_windows():
     assert len(system.view({"id": "y", "caption": "a b"}, None)["tokens"]) == 4
 
 
-def test_it_learns_a_language_of_cycles(tmp_path):
+def test_it_learns_a_language_of_cycles(tmp_path, evidence):
     """Each text goes round six words in one order: after the first word nothing is left to guess."""
     words = ["ant", "bee", "cat", "dog", "elk", "fox"]
     rng = np.random.default_rng(0)
@@ -83,6 +84,7 @@ def test_it_learns_a_language_of_cycles(tmp_path):
     floor = math.log(6) / 9  # eight words and the end
     assert found["n"] == 40
     assert floor - 0.05 < found["low"] <= found["high"] < floor + 0.1
+    evidence("gpt", "learning", task="words in a cycle, 120 steps of 32", nats_per_token=found, least=floor)
 
 
 def test_a_published_model_is_opened_from_its_folder(tmp_path):
@@ -96,3 +98,88 @@ def test_a_published_model_is_opened_from_its_folder(tmp_path):
         language_model(LanguageConfig(language=str(tmp_path / "lm"), context=16, vocabulary=51))
     with pytest.raises(UserError, match="neither a model type"):
         language_model(LanguageConfig(language="no/such-model-anywhere"))
+
+
+# ---------------------------------------------------------------------------------------- published tokenizers
+
+END_OF_TEXT = "<|endoftext|>"
+TEXTS = ["a red ball on a table", "two blue cubes", "a ball beside a cube"]
+
+
+def hub_folder(path, **special):
+    """A byte-level tokenizer such as GPT-2's, as transformers saves one; it asks for truncation."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=280, special_tokens=[END_OF_TEXT, "<s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )  # fmt: skip
+    backend.train_from_iterator(TEXTS, trainer)
+    backend.enable_truncation(4)
+    PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(path)
+    return backend
+
+
+@pytest.mark.parametrize(
+    ("special", "around"),
+    [({"eos_token": END_OF_TEXT}, (0, 0)), ({"bos_token": "<s>", "eos_token": END_OF_TEXT}, (1, 0))],
+)
+def test_a_published_tokenizer_is_read_and_kept_in_the_run(special, around, tmp_path):
+    backend = hub_folder(tmp_path / "tok", **special)
+    backend.no_truncation()
+    text = "a red Ball on 3 tables — ünicode"
+    spec = f"hub:{tmp_path / 'tok'}"
+    ours = RunAssets(tmp_path / "run", None).tokenizer(spec)
+    ids = ours.encode(text, 100)
+    assert ids == [around[0], *backend.encode(text).ids, around[1]]
+    assert ours.decode(ids) == text
+    assert ours.encode(text, 6) == [*ids[:5], around[1]]
+    assert ours.size == backend.get_vocab_size()
+    (tmp_path / "tok").rename(tmp_path / "gone")
+    kept = RunAssets(tmp_path / "run", None).tokenizer(spec)
+    assert kept.encode(text, 100) == ids
+    by_path = RunAssets(None, None).tokenizer(str(tmp_path / "run" / "tokenizer.json"))
+    assert by_path.encode(text, 100) == ids
+
+
+def test_a_tokenizer_that_brings_code_or_has_no_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    hub_folder(tmp_path / "endless")
+    with pytest.raises(UserError, match="has no end-of-text token"):
+        RunAssets(None, None).tokenizer(f"hub:{tmp_path / 'endless'}")
+    with pytest.raises(
+        UserError, match=r"neither a folder with a tokenizer\.json nor a tokenizer on the hub"
+    ):
+        RunAssets(None, None).tokenizer(f"hub:{tmp_path / 'nothing'}")
+    evil = tmp_path / "evil"
+    evil.mkdir()
+    (evil / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    settings = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["code.Evil", "code.Evil"]}}
+    (evil / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="evil"):
+        RunAssets(None, None).tokenizer(f"hub:{evil}")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_run_with_a_published_tokenizer_needs_only_its_folder_afterwards(tmp_path):
+    hub_folder(tmp_path / "tok", eos_token=END_OF_TEXT)
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS * 10))
+    changes = [f"tokenizer=hub:{tmp_path / 'tok'}", "context=24", "language_width=32", "language_layers=1",
+               "language_heads=2", "batch=4", "precision=32-true", "data.workers=0",
+               "optimizer.part=sgd_sai"]  # fmt: skip
+
+    def run(out, vocabulary):
+        return runs.train("gpt", data=[str(tmp_path / "texts.txt")], out=tmp_path / out, budget="2steps",
+                          changes=[*changes, f"vocabulary={vocabulary}"], quiet=True)  # fmt: skip
+
+    with pytest.raises(UserError, match=r"has 280 tokens, the model vocabulary=64; set vocabulary=280"):
+        run("small", 64)
+    folder = run("run", 280)
+    trained = list(read_lines(folder.evaluations))[-1]["metrics"]["texts.txt/language/nats_per_token"]
+    (tmp_path / "tok").rename(tmp_path / "gone")
+    found = runs.evaluate(folder.path, on=[str(tmp_path / "texts.txt")])["metrics"]
+    assert found["texts.txt/language/nats_per_token"]["value"] == pytest.approx(trained["value"], rel=0.2)

@@ -89,7 +89,7 @@ def test_another_tower_is_refused_in_one_line():
         model(replace(SMALL, image_tower="resnet18"))
 
 
-def test_it_learns_what_hidden_patches_look_like():
+def test_it_learns_what_hidden_patches_look_like(evidence):
     """Pictures of one colour each: the seen patches tell the hidden ones', to a tenth of the colours' variance."""
     ours = model(replace(SMALL, normalise_targets=False))
     optimizer = torch.optim.AdamW(ours.parameters(), lr=3e-3, weight_decay=0.0)
@@ -104,4 +104,8 @@ def test_it_learns_what_hidden_patches_look_like():
         losses.append(loss.item())
     variance = float((256**2 / 12 / ours.std**2).mean())
     assert losses[0] > variance / 2
-    assert np.mean(losses[-5:]) < variance / 10
+    learned = float(np.mean(losses[-5:]))
+    assert learned < variance / 10
+    evidence(
+        "mae", "learning", task="colours of hidden patches, 80 steps of 32", error=learned, variance=variance
+    )

@@ -11,10 +11,13 @@ from oculex.contracts import Features, UserError
 from oculex.data.assets import RunAssets
 from oculex.data.mixing import draw_mix, mixed, soft_labels
 from oculex.data.sources import open_source
-from oculex.systems.baselines.supervised import Supervised, SupervisedConfig
+from oculex.nn.classifier import ClassifierConfig
+from oculex.systems.baselines.supervised import Supervised
+from oculex.training.folder import read_lines
+from tests import toys
 from tests.systems import ssl
 
-SMALL = SupervisedConfig(image_size=32, patch=8, width=32, layers=(2,), heads=2, classes=3, drop_path=0.0)
+SMALL = ClassifierConfig(image_size=32, patch=8, width=32, layers=(2,), heads=2, classes=3, drop_path=0.0)
 PUBLISHED = {"deit_ti_16": 5_717_416, "deit_s_16": 22_050_664, "deit_b_16": 86_567_656}
 TINY = ["model.width=32", "model.layers=[2]", "model.heads=2", "batch=16", "data.sources=[\"world:scenes=64\"]",
         "precision=32-true", "data.workers=0"]  # fmt: skip
@@ -67,6 +70,19 @@ def test_a_sample_without_a_label_is_named():
     del sample["label"]
     with pytest.raises(UserError, match="0: label None is not one of 3 classes"):
         model().view(sample, np.random.default_rng(0))
+
+
+def test_it_learns_to_name_colours(tmp_path, evidence):
+    """With smoothed and mixed labels, as the paper's."""
+    small = ["image_size=16", "model.width=32", "model.layers=[1]", "model.heads=2", "mixup=0.8", "cutmix=1.0",
+             "batch=32", "optimizer.lr=3e-3", "data.workers=0", "data.holdout=0.25",
+             'evaluation.tasks=["classify"]']  # fmt: skip
+    run = runs.train("supervised", data=[str(toys.squares(tmp_path))], out=tmp_path / "run", budget="150steps",
+                     changes=small, quiet=True)  # fmt: skip
+    top1 = list(read_lines(run.evaluations))[-1]["metrics"]["squares.parquet/classify/top1"]
+    assert top1["n"] == 60
+    assert top1["value"] >= 0.95
+    evidence("supervised", "learning", task="naming 8 colours, 150 steps of 32", top1=top1)
 
 
 def test_micro_batches_of_pairs_change_nothing():

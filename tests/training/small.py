@@ -14,8 +14,8 @@ from oculex.training import checkpoint, folder, logs, loop
 from oculex.training.folder import RunFolder, read_lines
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230), "white": (250, 250, 250)}
-SMALL = ["image_tower=vit", "image_size=16", "patch=8", "width=32", "layers=[1]", "heads=2", "embedding=16", "text_width=32",
-         "text_layers=1", "text_heads=2", "tokenizer=corpus:300", "vocabulary=300", "batch=16",
+SMALL = ["image_tower=vit", "image_size=16", "patch=8", "width=32", "layers=[1]", "heads=2", "embedding=16",
+         "text_width=32", "text_layers=1", "text_heads=2", "tokenizer=corpus:300", "vocabulary=300", "batch=16",
          "precision=32-true", "data.workers=0",
          "checkpoint.every=5", "logging.every=1", "optimizer.lr=3e-3"]  # fmt: skip
 TIMES = ("seconds", "samples_per_s", "data_wait")

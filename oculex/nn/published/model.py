@@ -20,3 +20,5 @@ class Published:
     """Under our names."""
     peer: Callable[[], Any]
     """Makes the other library's model with the same weights, in evaluation mode."""
+    system: str = "clip"
+    """Of the catalog, that these are weights of."""

@@ -12,7 +12,7 @@ it. A sample is a window of one text, not of a stream of texts: nothing is predi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -34,10 +34,11 @@ from oculex.contracts import (
     Schedule,
     Stage,
     System,
+    Tokenizer,
 )
 from oculex.data.collate import Ragged
 from oculex.data.views import text_view
-from oculex.nn.language import LanguageConfig, language_model, padding_mask
+from oculex.nn.language import LanguageConfig, fitting_tokenizer, language_model, padding_mask
 from oculex.objectives.captioning import next_token, predicted
 
 WHOLE = 1 << 20
@@ -61,16 +62,21 @@ class GPT(System, nn.Module):
     def build(cls, config: GPTConfig, assets: Assets) -> GPT:
         return cls(config, assets)
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._assets.tokenizer(self.config.tokenizer)
+
     def view(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, Any]:
         """A window of at most ``context`` tokens of the text between its start and end token; of several texts one.
 
-        Without ``rng`` the first window of the first text.
+        Without ``rng`` the first window of the first text. Raises UserError where the vocabulary is the smaller one.
         """
-        view = text_view(sample, rng, self._assets.tokenizer(self.config.tokenizer), WHOLE)
-        ids, context = view["tokens"], self.config.context
-        if len(ids) > context:
-            at = 0 if rng is None else int(rng.integers(len(ids) - context + 1))
-            view["tokens"] = ids[at : at + context]
+        c, tokenizer = self.config, fitting_tokenizer(self._assets, self.config)
+        view = text_view(sample, rng, tokenizer, WHOLE)
+        ids = view.get("tokens", ())
+        if len(ids) > c.context:
+            at = 0 if rng is None else int(rng.integers(len(ids) - c.context + 1))
+            view["tokens"] = ids[at : at + c.context]
         return view
 
     def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
@@ -116,6 +122,13 @@ def _tiny() -> Recipe:
     )
 
 
+def _tiny_llama() -> Recipe:
+    """As ``tiny``, of Llama's kind and with a context in which an image and a conversation find room: the foundation of
+    systems that give a language model eyes."""
+    recipe = _tiny()
+    return replace(recipe, model=replace(recipe.model, language="llama", context=256))
+
+
 def _gpt2(width: int, layers: int, heads: int) -> Recipe:
     """The sizes of the paper's table 2; its optimizer is not told, so nanoGPT's: 600,000 updates of 491,520 tokens."""
     return Recipe(
@@ -136,6 +149,7 @@ SYSTEM = Plugin(
     config=GPTConfig,
     presets={
         "tiny": _tiny,
+        "tiny_llama": _tiny_llama,
         "gpt2": partial(_gpt2, 768, 12, 12),
         "gpt2_medium": partial(_gpt2, 1024, 24, 16),
         "gpt2_large": partial(_gpt2, 1280, 36, 20),
