@@ -20,10 +20,33 @@ SCHEMA: dict[str, Key] = {
     "caption": Key("str", "", "", "one text that describes the image"),
     "captions": Key("list[str]", "[n]", "", "several texts of the same image; a view draws one"),
     "label": Key("int", "", "", "class index into the source's class names"),
-    "depth": Key("float32 array", "[H, W]", "metre, 0 where unknown", "distance along the viewing axis"),
+    "depth": Key(
+        "bytes or float32 array",
+        "[H, W]",
+        "metre, 0 where unknown; a file has millimetres",
+        "distance along the viewing axis; a file is a 16-bit grey PNG",
+    ),
+    "infrared": Key(
+        "bytes or float32 array",
+        "[H, W]",
+        "kelvin; a 16-bit file has hundredths, one of 8 bits no unit",
+        "apparent temperature",
+    ),
+    "video": Key(
+        "bytes or uint8 array", "[T, H, W, 3]", "sRGB 0..255", "encoded file, or frames evenly in time"
+    ),
+    "audio": Key(
+        "bytes or float32 array", "[n]", "-1..1, 16,000 a second", "encoded file, or one channel of sound"
+    ),
     "instances": Key("uint8 array", "[H, W]", "0 is background", "object index plus one at each pixel"),
     "semantic": Key("uint8 array", "[H, W]", "0 is background", "class index plus one at each pixel"),
     "boxes": Key("float32 array", "[n, 4]", "pixel, x0 y0 x1 y1", "boxes of the visible part of each object"),
     "graph": Key("dict", "", "", "objects with attributes, and relations"),
+    "alternatives": Key(
+        "list[dict]",
+        "[n]",
+        "",
+        "kind, true text, false texts, group of the kind, picture if it is not the sample",
+    ),
     "questions": Key("list[dict]", "[n]", "", "question, answer and kind"),
 }

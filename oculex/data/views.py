@@ -42,12 +42,10 @@ def captions(sample: Sample) -> list[str]:
     return sample.get("captions") or ([sample["caption"]] if sample.get("caption") else [])
 
 
-def text_view(
-    sample: Sample, rng: np.random.Generator | None, tokenizer: Tokenizer, context: int
-) -> dict[str, Any]:
-    """{"tokens": list of ids}: one of the captions, without ``rng`` the first.
+def caption(sample: Sample, rng: np.random.Generator | None) -> str | None:
+    """One of the captions, without ``rng`` the first.
 
-    A sample without a caption raises BadSample in training, and has an empty evaluation view.
+    A sample without a caption raises BadSample in training, and gives None in evaluation.
     """
     texts = captions(sample)
     if not texts:
@@ -57,6 +55,13 @@ def text_view(
                 "has no caption, which this system trains on: give a captions file, or NAME.txt beside each image"
                 + (" (labels alone are for `oculex evaluate`)" if "label" in sample else ""),
             )
-        return {}
-    text = texts[0 if rng is None else int(rng.integers(len(texts)))]
-    return {"tokens": tokenizer.encode(text, context)}
+        return None
+    return texts[0 if rng is None else int(rng.integers(len(texts)))]
+
+
+def text_view(
+    sample: Sample, rng: np.random.Generator | None, tokenizer: Tokenizer, context: int
+) -> dict[str, Any]:
+    """{"tokens": list of ids} of one of the captions, as ``caption`` chooses it; empty where there is none."""
+    text = caption(sample, rng)
+    return {} if text is None else {"tokens": tokenizer.encode(text, context)}

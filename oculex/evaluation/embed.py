@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from oculex.contracts import BadSample, Batch, Source, UserError
+from oculex.contracts import BadSample, Batch, Sample, Source, UserError
 from oculex.data.collate import collate, to
 from oculex.evaluation.cache import Chunk, Item, Store
-from oculex.evaluation.reader import Reader, Texts, digest_of
+from oculex.evaluation.reader import Reader, Texts, digest_of, item
 from oculex.nn.weights import weights_hash
 
 CHUNK = 1024
 """Samples per cached chunk: what an interruption can cost."""
 TILE = 32
 """Images whose pairs with all texts are scored together."""
+LONGEST = 1024
+"""Bytes of an answer."""
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -107,6 +109,23 @@ class Embedder:
         """What the system's own classifier says, [images, classes]."""
         return self._embed(source, "logits", self.system.classify)
 
+    def modalities(self, source: Source, names: Sequence[str]) -> Embeddings:
+        """Embeddings of several keys of a sample, one after the other, [n, len(names) * D]; a sample that lacks one is
+        bad."""
+
+        def view(sample: Sample, rng: None) -> dict[str, Any]:
+            lacking = [name for name in names if name not in sample]
+            if lacking:
+                raise BadSample(
+                    sample["id"], f"has no {' and no '.join(lacking)}, which others of its source have"
+                )
+            return self.system.view(sample, None)
+
+        def encode(batch: Batch) -> Tensor:
+            return torch.cat([self.system.encode_modality(name, batch).float() for name in names], dim=1)
+
+        return self._embed(source, "+".join(names), encode, view=view, keys=tuple(names))
+
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Text embeddings float32 [n, D]; equal texts are computed once."""
         return self._texts(texts, "text", self.system.encode_text)
@@ -126,20 +145,68 @@ class Embedder:
 
         The system gets all texts at once, so that it encodes an image once and divides the texts as it can hold them.
         """
-        reader = Reader(Texts(texts), self.system.view)
-        views = [view for _, view in (reader.item(n) for n in range(len(texts)))]
-        asked = to(collate(views), self.device)
+        asked = self._asked(texts)
 
         def score(images: Batch) -> Tensor:
             return self.system.score_texts(images, asked).float()
 
         return self._embed(source, "scores", score, against=digest_of(list(texts)), batch=TILE)
 
+    def own_scores(self, source: Source, texts: Mapping[str, Sequence[str]]) -> Embeddings:
+        """How well the texts that are given for an image's id fit it, [images, most texts], from a system that looks at
+        pairs; NaN where an image has fewer."""
+        most = max(map(len, texts.values()), default=0)
+
+        def view(sample: Sample, rng: None) -> dict[str, Any]:
+            return {**self.system.view(sample, rng), "of": sample["id"]}
+
+        def score(images: Batch) -> Tensor:
+            own = texts.get(images.pop("of")[0], ())
+            row = torch.full((1, most), torch.nan, device=self.device)
+            if own:
+                row[:, : len(own)] = self.system.score_texts(images, self._asked(own))
+            return row
+
+        against = digest_of(sorted((name, list(own)) for name, own in texts.items()))
+        return self._embed(source, "own_scores", score, against, batch=1, view=view)
+
+    def _asked(self, texts: Sequence[str]) -> Batch:
+        """The texts' evaluation views."""
+        reader = Reader(Texts(texts), self.system.view)
+        return to(collate([reader.item(n)[1] for n in range(len(texts))]), self.device)
+
+    def answers(self, source: Source, keys: tuple[str, ...], most: int) -> list[tuple[Item, str]]:
+        """What a system says, in at most ``most`` tokens, of samples of which it is given ``keys`` alone.
+
+        Texts are kept as embeddings are, as their UTF-8 bytes; what is longer than ``LONGEST`` is cut.
+        """
+
+        def say(batch: Batch) -> Tensor:
+            texts = [text.encode()[:LONGEST] for text in self.system.answer(batch, most)]
+            rows = np.zeros((len(texts), LONGEST), np.uint8)
+            for row, text in zip(rows, texts, strict=True):
+                row[: len(text)] = np.frombuffer(text, np.uint8)
+            return torch.from_numpy(rows)
+
+        found = self._embed(source, f"answers:{'+'.join(keys)}", say, against=str(most), keys=keys)
+        texts = [bytes(row[row > 0].astype(np.uint8)).decode(errors="ignore") for row in found.values]
+        return list(zip(found.items, texts, strict=True))
+
+    def readable(self, source: Source) -> Iterator[tuple[int, Sample]]:
+        """The readable samples with their places in the source."""
+        for index in self._indices(source):
+            try:
+                yield int(index), source[int(index)]
+            except BadSample:
+                continue  # named by what embeds it
+
+    def samples(self, source: Source) -> Iterator[Sample]:
+        """The readable samples, as the source gives them."""
+        return (sample for _, sample in self.readable(source))
+
     def items(self, source: Source) -> tuple[Item, ...]:
         """Ids, labels and captions of the readable samples, without pixels."""
-        reader = Reader(source, lambda sample, rng: {})
-        answers = (reader.attempt(int(n)) for n in self._indices(source))
-        return tuple(answer[0] for answer in answers if not isinstance(answer, BadSample))
+        return tuple(map(item, self.samples(source)))
 
     def forget(self) -> list[tuple[str, str]]:
         """Drops what is remembered; (key, reason) of the unreadable samples among it."""
@@ -153,10 +220,13 @@ class Embedder:
         function: Callable[[Batch], Tensor],
         against: str = "",
         batch: int | None = None,
+        view: Callable[[Sample, None], dict[str, Any]] | None = None,
+        keys: tuple[str, ...] = (),
     ) -> Embeddings:
         key = (what, source.fingerprint(), against)
         if key not in self._known:
-            chunks = self._chunks(source, what, function, against, batch or self.batch)
+            reader = Reader(source, view or self.system.view, keys)
+            chunks = self._chunks(reader, what, function, against, batch or self.batch)
             filled = [chunk.values for chunk in chunks if len(chunk.values)] or [np.zeros((0, 0), np.float32)]
             items = tuple(item for chunk in chunks for item in chunk.items)
             bad = tuple(entry for chunk in chunks for entry in chunk.bad)
@@ -168,10 +238,9 @@ class Embedder:
         return self._known[key]
 
     def _chunks(
-        self, source: Source, what: str, function: Callable[[Batch], Tensor], against: str, batch: int
+        self, reader: Reader, what: str, function: Callable[[Batch], Tensor], against: str, batch: int
     ) -> list[Chunk]:
-        indices = self._indices(source)
-        reader = Reader(source, self.system.view)
+        indices = self._indices(reader.source)
         store = None
         if self.cache is not None:
             store = Store(Path(self.cache), self._about(reader, indices, what, against))

@@ -42,14 +42,22 @@ class Reader:
     """Samples of a source and their views. Sources promise nothing of threads, so one thread at a time reads;
     views (decoding, resizing) are made in parallel."""
 
-    def __init__(self, source: Source, view: Callable[[Sample, None], dict[str, Any]]) -> None:
-        self.source, self.view, self.lock = source, view, threading.Lock()
+    def __init__(
+        self,
+        source: Source,
+        view: Callable[[Sample, None], dict[str, Any]],
+        keys: tuple[str, ...] = (),
+    ) -> None:
+        """``keys``: what of a sample is looked at; none: its image, or else its caption."""
+        self.source, self.view, self.keys, self.lock = source, view, keys, threading.Lock()
 
     def item(self, index: int) -> tuple[Item, dict[str, Any]]:
         with self.lock:
             sample = self.source[index]
-        asked = ("id", "image") if "image" in sample else ("id", "caption")
-        return _item(sample), self.view({key: sample[key] for key in asked if key in sample}, None)
+        asked = (
+            ("id", *self.keys) if self.keys else ("id", "image") if "image" in sample else ("id", "caption")
+        )
+        return item(sample), self.view({key: sample[key] for key in asked if key in sample}, None)
 
     def attempt(self, index: int) -> tuple[Item, dict[str, Any]] | BadSample:
         try:
@@ -80,7 +88,7 @@ class Reader:
         return ""
 
 
-def _item(sample: Sample) -> Item:
+def item(sample: Sample) -> Item:
     label = sample.get("label")
     captions = sample.get("captions") or ([sample["caption"]] if sample.get("caption") else [])
     return Item(str(sample["id"]), None if label is None else int(label), tuple(captions))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,8 @@ class Task:
     """Needs a labelled training part."""
     classifies: bool = False
     """Needs the names of the classes."""
+    package: str = ""
+    """Needs this package, of the extra "text"."""
 
     def refusal(self, system: Any, sample: Sample, evalset: EvalSet) -> str:
         """Why this task is not for this system and set; empty where it is."""
@@ -62,6 +65,8 @@ class Task:
         if not any(all(isinstance(system, c) for c in needed) for needed in self.capabilities):
             ways = " or ".join(" and ".join(c.__name__ for c in needed) for needed in self.capabilities)
             return f"{type(system).__name__} is not {ways}"
+        if self.package and find_spec(self.package) is None:
+            return f"{self.package} is not installed; pip install 'oculex[text]'"
         if self.classifies and len(evalset.test.classes) < 2:
             return "the source names no classes"
         if self.trains and evalset.train is None:

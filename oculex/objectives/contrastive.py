@@ -22,24 +22,27 @@ def contrastive(
     all_image: Float[Tensor, "n d"] | None = None,
     all_text: Float[Tensor, "n d"] | None = None,
     start: int = 0,
+    wrong: Float[Tensor, "w d"] | None = None,
 ) -> Float[Tensor, "b"]:
     """Symmetric cross-entropy over pairwise similarities, one value per own row (CLIP, figure 3).
 
     ``image`` and ``text`` are unit-norm rows ``start`` .. ``start + b`` of the global batch ``all_image`` and
-    ``all_text``, which are the own rows where there is one process. Gathers: image, text. Reduces: the mean over
-    all rows of the global batch is the published loss.
+    ``all_text``, which are the own rows where there is one process. ``wrong`` are the global batch's texts that fit no
+    image, such as captions with their words swapped: an image is told from them too, and none of them looks for an
+    image (NegCLIP, section 4). Gathers: image, text, wrong. Reduces: the mean over all rows of the global batch is
+    the published loss.
 
     The logits are products of unit vectors times a scale of up to 100, so they are taken in float32: bfloat16
     would round a logit of 30 to the nearest eighth. Memory grows with b + n, not with b * n (``negatives``).
     """
-    everyone = text if all_text is None else all_text, image if all_image is None else all_image
+    texts, images = text if all_text is None else all_text, image if all_image is None else all_image
     truth = torch.arange(start, start + image.shape[0], device=image.device)
-    if everyone[0] is text and everyone[1] is image:  # both directions are in one matrix of logits
-        of_image, of_text = cross_entropy(image, text, scale, truth, both=True)
+    read = texts if wrong is None else torch.cat([texts, wrong])
+    if texts is text and images is image:  # both directions are in one matrix of logits
+        of_image, of_text = cross_entropy(image, read, scale, truth, both=True)
     else:
         (of_image, _), (of_text, _) = (
-            cross_entropy(own, other, scale, truth)
-            for own, other in zip((image, text), everyone, strict=True)
+            cross_entropy(own, other, scale, truth) for own, other in ((image, read), (text, images))
         )
     return (of_image + of_text) / 2
 
@@ -52,7 +55,8 @@ def cross_entropy(
     both: bool = False,
 ) -> tuple[Float[Tensor, "b"], Float[Tensor, "c"]]:
     """Of each row's scaled similarities to the columns, of which ``truth`` is the right one (InfoNCE, van den Oord et
-    al. 2018, equation 4); and for ``both`` that of each column's to the rows, where truth is 0 .. n - 1, else empty.
+    al. 2018, equation 4); and for ``both``, where truth is 0 .. b - 1, that of the first b columns to the rows, else
+    empty.
 
     Written as softplus(log sum over the wrong ones - the right one), which keeps all digits of a small loss: log p = 0
     less a little and p - 1 never appear. In float32, or float64 if the rows are.
@@ -63,6 +67,7 @@ def cross_entropy(
         )
         right = scale * (rows * columns[truth]).sum(dim=1)
         of_row, of_column = negatives(rows, columns, scale, truth, both)
+        of_column = of_column[: rows.shape[0]]
         return -F.logsigmoid(right - of_row), -F.logsigmoid(right[: of_column.shape[0]] - of_column)
 
 

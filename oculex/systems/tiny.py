@@ -15,6 +15,12 @@ TEXT: Mapping[str, Any] = {"text_width": 128, "text_layers": 3, "text_heads": 2}
 """A text tower, or a decoder."""
 WORDS: Mapping[str, Any] = {"context": 32, "vocabulary": 2048}
 DUAL: Mapping[str, Any] = {**IMAGE, **TEXT, **WORDS, "embedding": 128}
+LANGUAGE: Mapping[str, Any] = {
+    "vision_foundation": "clip:tiny_vit", "language_foundation": "gpt:tiny_llama", "language": "llama",
+    "language_width": 128, "language_layers": 4, "language_heads": 4, "context": 256, "vocabulary": 2048,
+    "tokenizer": "from:gpt:tiny_llama",
+}  # fmt: skip
+"""A language model of the world's captions and, with ``VIT``, an image tower for it to see by: both trained once."""
 ONE_OBJECT = "world:most=1"
 """Scenes of one object, so that one of the 192 classes is right."""
 TWO_OBJECTS = "world:most=2,held_keys=alternatives"

@@ -13,10 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from oculex.world.alternatives import alternatives
 from oculex.world.camera import View, look
 from oculex.world.graph import scene_graph
+from oculex.world.infrared import infrared
 from oculex.world.questions import KINDS, questions
 from oculex.world.scene import Scene, concept_index
+from oculex.world.sound import sound
+from oculex.world.video import video
 
 Sensor = Callable[[Scene, int, np.random.Generator], Any]
 """(scene, pixels a side of its picture, randomness of what is drawn) -> the sample's value."""
@@ -39,6 +43,10 @@ SENSORS: Mapping[str, Sensor] = {
     "semantic": _semantic,
     "boxes": lambda scene, size, _: _seen(scene, size).boxes,
     "graph": lambda scene, size, _: scene_graph(scene, size),
+    "alternatives": lambda scene, _, rng: alternatives(scene, rng),
     "questions": lambda scene, _, rng: [asdict(asked) for asked in questions(scene, rng, len(KINDS))],
+    "infrared": lambda scene, size, _: infrared(scene, _seen(scene, size).instances),
+    "audio": lambda scene, size, _: sound(scene),
+    "video": lambda scene, size, _: video(scene, size),
 }
 """Keys of ``oculex.data.schema``, which gives their types, shapes and units."""

@@ -20,9 +20,9 @@ from oculex.doctor.look import HELD_OUT, TRAIN, Look, Seen, look
 from oculex.training import memory, recipes
 
 WORDS = "a red green small old dog horse house near on under beside the grey river garden".split()  # noqa: SIM905
-SMALL = {"model.image_tower": "vit", "model.image_size": 32, "model.width": 32, "model.layers": [1], "model.heads": 1, "model.text_width": 32,
-         "model.text_layers": 1, "model.text_heads": 1, "model.tokenizer": "corpus:500", "model.vocabulary": 500,
-         "batch": 16, "precision": "32-true", "data.workers": 0}  # fmt: skip
+SMALL = {"model.image_tower": "vit", "model.image_size": 32, "model.width": 32, "model.layers": [1], "model.heads": 1,
+         "model.text_width": 32, "model.text_layers": 1, "model.text_heads": 1, "model.tokenizer": "corpus:500",
+         "model.vocabulary": 500, "batch": 16, "precision": "32-true", "data.workers": 0}  # fmt: skip
 
 
 def picture(seed, size=(96, 80)):

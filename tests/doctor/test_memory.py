@@ -20,8 +20,17 @@ CHECKED: dict[str, dict] = {
     "recomputed": {"batch": 96, "activation_checkpointing": True},
     "averaged": {"batch": 16, "ema": 0.9, "vocabulary": 20_000},
     "resnet": {"batch": 24, **RESNET},
-    "pairs": {"batch": 2048, "accumulate": 64, "image_size": 32, "layers": [1], "width": 32, "heads": 1,
-              "text_width": 32, "text_heads": 1, "text_layers": 1},
+    "pairs": {
+        "batch": 2048,
+        "accumulate": 64,
+        "image_size": 32,
+        "layers": [1],
+        "width": 32,
+        "heads": 1,
+        "text_width": 32,
+        "text_heads": 1,
+        "text_layers": 1,
+    },
 }
 
 

@@ -18,7 +18,7 @@ from oculex.contracts import (
 
 
 class Given(nn.Module, System):
-    """Image n has the n-th image vector; a text has the vector of its place in ``texts``."""
+    """Image n has the n-th image vector; a text has the vector of its place in ``texts``, any other text none of them."""
 
     def __init__(self, images: np.ndarray, texts: dict[str, np.ndarray]) -> None:
         super().__init__()
@@ -33,8 +33,11 @@ class Given(nn.Module, System):
         if "image" in sample:
             out["image"] = sample["image"]
         if "caption" in sample:
-            out["text"] = self.number[sample["caption"]]
+            out["text"] = self.number.get(sample["caption"], len(self.number))
         return out
+
+    def _text(self, batch) -> Tensor:
+        return torch.cat([self.vectors, torch.zeros_like(self.vectors[:1])])[batch["text"]]
 
     def _image(self, batch) -> Tensor:
         self.asked += len(batch["image"])
@@ -47,7 +50,7 @@ class Dual(Given):
         return self._image(batch)
 
     def encode_text(self, batch):
-        return self.vectors[batch["text"]]
+        return self._text(batch)
 
     def represent_image(self, batch):
         return self._image(batch)
@@ -55,7 +58,7 @@ class Dual(Given):
 
 class Fusion(Given):
     def score_texts(self, images, texts):
-        return self._image(images) @ self.vectors[texts["text"]].T
+        return self._image(images) @ self._text(texts).T
 
 
 class Listed:

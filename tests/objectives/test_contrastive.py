@@ -77,6 +77,33 @@ def test_one_process_equals_the_slow_loss(n, tile, width):
     torch.testing.assert_close(gradients(got, *inputs), gradients(wanted, *inputs), atol=1e-11, rtol=1e-8)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    rows=sizes,
+    before=st.integers(0, 4),
+    after=st.integers(0, 4),
+    extra=st.integers(0, 9),
+    tile=st.integers(1, 12),
+)
+def test_wrong_texts_are_read_by_images_and_look_for_none(rows, before, after, extra, tile):
+    """On one rank among others, and (before = after = 0) in one process that holds both directions."""
+    n, own = before + rows + after, slice(before, before + rows)
+    image, text, wrong = unit(n, 3, 1), unit(n, 3, 2), unit(extra, 3, 3)
+    scale = torch.tensor(5.0, dtype=torch.float64, requires_grad=True)
+    truth = torch.arange(before, before + rows)
+    read = torch.cat([text, wrong])
+    wanted = (slow(image[own], read, scale, truth) + slow(text[own], image, scale, truth)) / 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "TILE", tile)
+        parts = (
+            (image[own], text[own], scale, image, text, before) if before + after else (image, text, scale)
+        )
+        got = contrastive(*parts, wrong=wrong)
+    torch.testing.assert_close(got, wanted, atol=1e-12, rtol=1e-9)
+    inputs = image, text, wrong, scale
+    torch.testing.assert_close(gradients(got, *inputs), gradients(wanted, *inputs), atol=1e-11, rtol=1e-8)
+
+
 @settings(max_examples=20, deadline=None)
 @given(rows=sizes, extra=sizes, tile=st.integers(1, 12), data=st.data())
 def test_columns_without_a_row_are_negatives(rows, extra, tile, data):

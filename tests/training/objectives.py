@@ -12,6 +12,7 @@ from oculex.data.assets import RunAssets
 from oculex.data.collate import Ragged
 from oculex.objectives.captioning import bag_of_words, next_token, predicted, word_bags
 from oculex.objectives.classification import soft_cross_entropy
+from oculex.objectives.continual import momentum_contrast, response, soft_words, topology
 from oculex.objectives.contrastive import contrastive
 from oculex.objectives.distillation import sparse_distillation
 from oculex.objectives.reconstruction import hidden_error, squared_error
@@ -103,6 +104,53 @@ class Contrastive(Towers):
         return {"contrastive": contrastive(*args), "rest": rest}
 
 
+class Negatives(Towers):
+    """Pairs of rows, as NegCLIP has them, and texts that fit no image: some rows have none."""
+
+    gathers = ("a", "b", "wrong", "known")
+
+    def encode(self, batch):
+        encoded = super().encode(batch)
+        known = batch["words"].lengths % 3 > 0
+        return encoded | {"wrong": F.normalize(self.b(batch["x"]), dim=-1), "known": known.long()}
+
+    def losses(self, features, batch):
+        wrong = features.all("wrong")[features.all("known").bool()]
+        args = (
+            features["a"],
+            features["b"],
+            self.scale.exp(),
+            features.all("a"),
+            features.all("b"),
+            features.start,
+        )
+        rest = self.head(features["a"]).square().mean(-1)
+        return {"contrastive": contrastive(*args, wrong=wrong), "rest": rest}
+
+
+class Continual(Towers):
+    """Rows against those that another model sees: its own vectors as momentum's, and as the previous model's."""
+
+    gathers = ("a", "b", "old_a", "old_b")
+
+    def encode(self, batch):
+        old = {"old_a": F.normalize(batch["x"], dim=-1), "old_b": F.normalize(batch["y"], dim=-1)}
+        return super().encode(batch) | old
+
+    def losses(self, features, batch):
+        a, b, old_a, old_b = (features[name] for name in self.gathers)
+        all_a, all_b, all_old_a, all_old_b = (features.all(name) for name in self.gathers)
+        scale, queue = self.scale.exp(), F.normalize(torch.arange(24.0).view(4, 6) - 11, dim=-1)
+        logits = self.head(a)
+        return {
+            "momentum": momentum_contrast(a, b, scale, all_old_a, all_old_b, queue, -queue, features.start),
+            "across": topology(a, all_b, old_a, all_old_b, scale),
+            "within": topology(a, all_a, old_a, all_old_a, scale, features.start),
+            "response": response(b, old_b, scale),
+            "words": soft_words(logits, torch.zeros_like(logits)),
+        }
+
+
 class BagOfWords(Towers):
     def loss(self, a, b, logits, batch):
         return bag_of_words(logits, word_bags(batch["words"], WORDS)) + (a * b).sum(-1)
@@ -181,8 +229,8 @@ class Blocks(CLIP):
 
 
 KINDS = [
-    Pair, Probe, Blocks, Contrastive, BagOfWords, NextToken, SoftCrossEntropy, SquaredError, HiddenError,
-    SelfDistillation, SparseDistillation,
+    Pair, Probe, Blocks, Contrastive, Negatives, Continual, BagOfWords, NextToken, SoftCrossEntropy, SquaredError,
+    HiddenError, SelfDistillation, SparseDistillation,
 ]  # fmt: skip
 """Those whose losses and gradients do not depend on how a batch is cut."""
 

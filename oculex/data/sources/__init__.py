@@ -10,7 +10,7 @@ from oculex.data.sources.files import is_file, some
 
 UNDERSTOOD = (
     "a folder with a captions CSV/TSV/JSON/JSONL or with class folders, Parquet, webdataset tars, a Hugging Face "
-    "dataset on disk, a text file with one text a line, or world"
+    "dataset on disk, a text file with one text a line, the JSON files of ARO or SugarCrepe, or world"
 )
 
 
@@ -57,6 +57,11 @@ def _file(path: Path) -> Source:
     suffix = path.suffix.lower()
     if suffix in (".tar", ".parquet"):
         return _shards([path], str(path))
+    if suffix == ".json":
+        from oculex.data.sources.alternatives import CompositionPairs, holds_alternatives
+
+        if holds_alternatives(path):
+            return CompositionPairs(str(path), [path])
     if suffix in (".csv", ".tsv", ".jsonl", ".json"):
         from oculex.data.sources.captions import CaptionedImages
 
@@ -73,6 +78,7 @@ def _file(path: Path) -> Source:
 
 
 def _folder(path: Path) -> Source:
+    from oculex.data.sources.alternatives import CompositionPairs, holds_alternatives
     from oculex.data.sources.captions import CaptionedImages, captions_file
     from oculex.data.sources.folders import ImageFolder
 
@@ -91,6 +97,9 @@ def _folder(path: Path) -> Source:
             f"{path} has compressed tars ({some(packed)}), and shards are read at random places; unpack "
             f"them once, such as with gzip -d {path}/*.tar.gz"
         )
+    tables = sorted(each for each in path.glob("*.json") if is_file(each))
+    if tables and all(map(holds_alternatives, tables)):
+        return CompositionPairs(str(path), tables)
     listing = captions_file(path)
     if listing is None:
         return ImageFolder.of(path)

@@ -1,4 +1,6 @@
-"""Images named by a captions file: CSV, TSV, JSONL, a JSON list, or COCO's captions JSON."""
+"""Images, and video, audio, depth and infrared files, named by a captions file: CSV, TSV, JSONL, a JSON list, or COCO's
+captions JSON.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +17,22 @@ from oculex.data.sources.files import MAX_TABLE, digest, is_file, openable, read
 
 IMAGE_COLUMNS = ("image", "filename", "file_name", "image_path", "filepath", "file", "path", "img")
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "title", "sentence", "description")
+MEDIA_COLUMNS = ("video", "audio", "depth", "infrared")
+"""Files beside the image, or instead of it, by the sample's key."""
 KINDS = (".csv", ".tsv", ".jsonl", ".json")
 _MAX_FIELD = 1 << 20
 _MAX_LINE = 16 << 20
-_TRIED = 10
+TRIED = 10
 """Names that are looked for to find the folder of the images; one missing picture is not a missing folder."""
 
-Row = tuple[str, Any, Any]
-"""Where it stands ("line 7"), the image's name, its caption or captions."""
+Row = tuple[str, Mapping[str, Any], Any]
+"""Where it stands ("line 7"), the names of its files by key, its caption or captions."""
+Files = tuple[tuple[str, str], ...]
+"""(key, name) of a sample's files."""
 
 
 class CaptionedImages:
-    """One sample per image with all its captions. Files must lie below the captions file's folder.
+    """One sample per image, or set of files, with all its captions. Files must lie below the captions file's folder.
 
     A row that names no image or has no caption is a sample of its own, which raises BadSample.
     """
@@ -34,51 +40,60 @@ class CaptionedImages:
     classes: tuple[str, ...] = ()
 
     def __init__(
-        self, listing: Path, root: Path, captions: Mapping[str, list[str]], bad: Sequence[BadSample]
+        self, listing: Path, root: Path, captions: Mapping[Files, list[str]], bad: Sequence[BadSample]
     ) -> None:
         self.name, self.listing, self.root, self.bad = str(listing), listing, root, bad
-        self.names, self.captions = list(captions), list(captions.values())
+        self.files, self.captions = list(captions), list(captions.values())
 
     @classmethod
     def of(cls, listing: Path) -> CaptionedImages:
         """Raises UserError where columns are missing or no row has an image and a caption."""
-        grouped: dict[str, list[str]] = {}
+        grouped: dict[Files, list[str]] = {}
         bad: list[BadSample] = []
-        for place, name, value in _rows(openable(listing)):
+        for place, cells, value in _rows(openable(listing)):
             key = f"{listing.name} {place}"
             try:
                 if isinstance(value, BadSample):
                     raise value
-                if not isinstance(name, str) or not name.strip():
-                    raise BadSample(key, "names no image")
+                files = tuple(
+                    (k, name) for k, name in cells.items() if isinstance(name, str) and name.strip()
+                )
+                if not files:
+                    raise BadSample(key, f"names no {' or '.join(cells) or 'image'}")
                 kept = texts(value, key)
                 if not kept:
-                    raise BadSample(key, f"{printable(name, 100)} has no caption")
-                grouped.setdefault(name, []).extend(kept)
+                    raise BadSample(key, f"{printable(files[0][1], 100)} has no caption")
+                grouped.setdefault(files, []).extend(kept)
             except BadSample as error:
                 bad.append(error)
         if not grouped:
             first = f"; first: {bad[0]}" if bad else ""
             raise UserError(f"{listing} has no captions; every row needs an image and a text{first}")
-        return cls(listing, _root(listing, list(islice(grouped, _TRIED))), grouped, bad)
+        return cls(
+            listing, image_root(listing, [files[0][1] for files in islice(grouped, TRIED)]), grouped, bad
+        )
 
     def fingerprint(self) -> str:
         return self._fingerprint
 
     @cached_property
     def _fingerprint(self) -> str:
-        images = ((name, *stamp(self.root / name)[1:]) for name in self.names)
-        return digest(chain([stamp(self.listing)], images))
+        names = (name for files in self.files for _, name in files)
+        return digest(chain([stamp(self.listing)], ((name, *stamp(self.root / name)[1:]) for name in names)))
 
     def __len__(self) -> int:
-        return len(self.names) + len(self.bad)
+        return len(self.files) + len(self.bad)
 
     def __getitem__(self, index: int, /) -> Sample:
-        if index >= len(self.names):
-            raise self.bad[index - len(self.names)]
-        name = self.names[index]
-        image = read_inside(self.root, name)
-        return {"id": printable(name), "image": image, "captions": self.captions[index]}
+        if index >= len(self.files):
+            raise self.bad[index - len(self.files)]
+        files = self.files[index]
+        read = {key: read_inside(self.root, name) for key, name in files}
+        return {
+            "id": printable(" + ".join(name for _, name in files)),
+            **read,
+            "captions": self.captions[index],
+        }
 
 
 def captions_file(folder: Path) -> Path | None:
@@ -99,7 +114,7 @@ def captions_file(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _root(listing: Path, names: list[str]) -> Path:
+def image_root(listing: Path, names: list[str]) -> Path:
     """Images lie beside the captions file, or in one of the folders below it; a link that leads out is not followed."""
     base = listing.parent
     top = base.parent if base.name == "annotations" else base
@@ -135,12 +150,12 @@ def _csv(listing: Path, file: TextIO) -> Iterator[Row]:
     reader = csv.reader(_lines(listing, file), delimiter="\t" if listing.suffix.lower() == ".tsv" else ",")
     try:
         header = next(reader, [])
-        wanted = [_column(listing, header, known) for known in (IMAGE_COLUMNS, CAPTION_COLUMNS)]
-        at = [header.index(column) for column in wanted]
-        empty = True
+        files, caption = _columns(listing, header)
+        at = {key: header.index(column) for key, column in files.items()}
+        text, empty = header.index(caption), True
         for row in filter(None, reader):
-            cells = [row[i] if i < len(row) else None for i in at]
-            yield f"line {reader.line_num}", cells[0], cells[1]
+            cells = {key: row[i] if i < len(row) else None for key, i in at.items()}
+            yield f"line {reader.line_num}", cells, row[text] if text < len(row) else None
             empty = False
     except csv.Error as error:
         raise UserError(f"cannot read {listing}, line {reader.line_num}: {error}") from error
@@ -149,7 +164,7 @@ def _csv(listing: Path, file: TextIO) -> Iterator[Row]:
 
 
 def _jsonl(listing: Path, file: TextIO) -> Iterator[Row]:
-    columns: list[str] = []
+    columns: tuple[dict[str, Any], Any] | None = None
     for number, line in enumerate(_lines(listing, file), 1):
         if not line.strip():
             continue
@@ -157,15 +172,13 @@ def _jsonl(listing: Path, file: TextIO) -> Iterator[Row]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            yield place, None, BadSample(f"{listing.name} {place}", f"is not JSON: {str(error)[:60]}")
+            yield place, {}, BadSample(f"{listing.name} {place}", f"is not JSON: {str(error)[:60]}")
             continue
         if isinstance(row, Mapping):
-            columns = columns or [
-                _column(listing, list(row), known) for known in (IMAGE_COLUMNS, CAPTION_COLUMNS)
-            ]
-            yield place, row.get(columns[0]), row.get(columns[1])
+            columns = columns or _columns(listing, list(row))
+            yield place, {key: row.get(column) for key, column in columns[0].items()}, row.get(columns[1])
         else:
-            yield place, None, BadSample(f"{listing.name} {place}", "is not a row of named columns")
+            yield place, {}, BadSample(f"{listing.name} {place}", "is not a row of named columns")
 
 
 def _json(listing: Path, file: TextIO) -> Iterator[Row]:
@@ -185,9 +198,9 @@ def _json(listing: Path, file: TextIO) -> Iterator[Row]:
     rows = [(number, row) for number, row in enumerate(tree, 1) if isinstance(row, Mapping)]
     if not rows:
         raise UserError(f"{listing} has no rows of named columns")
-    image, caption = (_column(listing, list(rows[0][1]), known) for known in (IMAGE_COLUMNS, CAPTION_COLUMNS))
+    files, caption = _columns(listing, list(rows[0][1]))
     for number, row in rows:
-        yield f"row {number}", row.get(image), row.get(caption)
+        yield f"row {number}", {key: row.get(column) for key, column in files.items()}, row.get(caption)
 
 
 def _coco(listing: Path, tree: Mapping[str, Any]) -> Iterator[Row]:
@@ -199,7 +212,7 @@ def _coco(listing: Path, tree: Mapping[str, Any]) -> Iterator[Row]:
             f"{listing} looks like COCO but its annotations have no {error}; give the captions file"
         ) from error
     for number, (name, caption) in enumerate(rows, 1):
-        yield f"annotation {number}", name, caption
+        yield f"annotation {number}", {"image": name}, caption
 
 
 def _lines(listing: Path, file: TextIO) -> Iterator[str]:
@@ -213,9 +226,18 @@ def _lines(listing: Path, file: TextIO) -> Iterator[str]:
         yield line
 
 
-def _column(listing: Path, columns: Sequence[Any], known: tuple[str, ...]) -> Any:
+def _columns(listing: Path, columns: Sequence[Any]) -> tuple[dict[str, Any], Any]:
+    """Columns of files by key, and the column of captions; an image may be missing where there are other files."""
+    media = {key: column for key in MEDIA_COLUMNS if (column := _named(columns, (key,))) is not None}
+    image, caption = _named(columns, IMAGE_COLUMNS), _named(columns, CAPTION_COLUMNS)
+    for found, known in ((image or media, IMAGE_COLUMNS), (caption, CAPTION_COLUMNS)):
+        if not found:
+            raise UserError(
+                f"{listing} has columns {some(columns)}; one must be called {' or '.join(known[:4])}"
+            )
+    return ({} if image is None else {"image": image}) | media, caption
+
+
+def _named(columns: Sequence[Any], known: tuple[str, ...]) -> Any:
     lowered = {str(column).strip().lower(): column for column in columns}
-    for name in known:
-        if name in lowered:
-            return lowered[name]
-    raise UserError(f"{listing} has columns {some(columns)}; one must be called {' or '.join(known[:4])}")
+    return next((lowered[name] for name in known if name in lowered), None)

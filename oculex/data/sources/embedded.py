@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache, partial
 from itertools import product
 from pathlib import Path
@@ -62,9 +62,32 @@ class WorldSpec:
     """Objects in a scene; the fewest is one."""
     keys: str = ""
     """What samples have beside image, captions and label: entries of ``SENSORS`` joined by +, made when asked for."""
+    held_keys: str = field(default="", repr=False)
+    """What the held-out scenes have beside these; says nothing of the scenes themselves."""
+
+    part: str = field(default="", repr=False)
+    """i/n: scenes of the i-th of n parts of the concepts alone (1/9 .. 9/9), which have no concept in common."""
 
     def config(self) -> SceneConfig:
-        return SceneConfig(domain=self.domain, concept_tail=self.tail, objects=(1, self.most))
+        config = SceneConfig(domain=self.domain, concept_tail=self.tail, objects=(1, self.most))
+        if not self.part:
+            return config
+        rows, columns, number = self._place()
+        colours, shapes = (
+            config.colours[number // columns :: rows],
+            config.shapes[number % columns :: columns],
+        )
+        return replace(config, colours=colours, shapes=shapes)
+
+    def _place(self) -> tuple[int, int, int]:
+        """Rows (of colours) and columns (of shapes) that the concepts are cut into, as square as n allows, and which of
+        these cells the part is. ValueError where there is none."""
+        number, parts = (int(word) for word in self.part.split("/"))
+        rows = max(n for n in range(1, parts + 1) if parts % n == 0 and n * n <= parts)
+        whole = SceneConfig()
+        if not 1 <= number <= parts or rows > len(whole.colours) or parts // rows > len(whole.shapes):
+            raise ValueError(self.part)
+        return rows, parts // rows, number - 1
 
     def count(self) -> int:
         return self.scenes or SIZES[self.split]
@@ -75,6 +98,12 @@ class WorldSpec:
 
     def sensors(self) -> list[str]:
         return [key for key in self.keys.split("+") if key]
+
+    def held_out(self) -> WorldSpec:
+        """Scenes of the test split, of the same kind."""
+        keys = "+".join(filter(None, dict.fromkeys((self.keys, self.held_keys))))
+        scenes = min(self.scenes, SIZES["test"]) if self.scenes else 0
+        return replace(self, split="test", scenes=scenes, keys=keys, held_keys="")
 
 
 def parse(spec: str) -> WorldSpec:
@@ -94,12 +123,16 @@ def parse(spec: str) -> WorldSpec:
         ("split", world.split, SIZES),
         ("domain", world.domain, DOMAINS),
     ]
-    chosen += [("keys", key, SENSORS) for key in world.sensors()]
+    chosen += [("keys", key, SENSORS) for key in world.held_out().sensors()]
     for key, value, allowed in chosen:
         if value not in allowed:
             raise UserError(f"{spec}: {key}={value!r} is not one of {', '.join(allowed)}")
     for voice in world.voices():
         writes(*voice)
+    try:
+        world.config()
+    except ValueError:
+        raise UserError(f"{spec}: part={world.part!r} is not one of 1/n .. n/n, such as 3/9") from None
     if world.scenes < 0 or world.size < 8 or world.captions < 1 or not 1 <= world.most <= 8:
         raise UserError(f"{spec}: scenes and captions are counts, size is at least 8 pixels, most is 1 to 8")
     return world
@@ -118,11 +151,10 @@ class EmbeddedWorld:
 
     def held_out(self) -> EmbeddedWorld:
         """Scenes of the test split, of the same kind."""
-        scenes = min(self.world.scenes, SIZES["test"]) if self.world.scenes else 0
-        return EmbeddedWorld(replace(self.world, split="test", scenes=scenes), self.name)
+        return EmbeddedWorld(self.world.held_out(), self.name)
 
     def fingerprint(self) -> str:
-        return digest([self.world, _version()])
+        return digest([self.world, _version(), *filter(None, [self.world.part])])
 
     def __len__(self) -> int:
         return self.world.count()
@@ -148,7 +180,7 @@ class EmbeddedWorld:
 
     @cached_property
     def _rendered(self) -> tuple[np.ndarray, list[list[str]], list[int]]:
-        drawn = replace(self.world, keys="")  # what is made when asked for is not kept
+        drawn = replace(self.world, keys="", held_keys="")  # what is made when asked for is not kept
         folder = cache_folder() / "world" / EmbeddedWorld(drawn).fingerprint()
         if not folder.exists():
             _build(drawn, folder)
