@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oculex.contracts import Batch
+from oculex.contracts import Batch, UserError
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,12 @@ class Ragged:
 
 def collate(views: Sequence[dict[str, Any]]) -> Batch:
     """B views with equal keys -> one batch. Lists of ints become ``Ragged``; strings and dicts stay lists."""
+    other = next((view for view in views if view.keys() != views[0].keys()), None)
+    if other is not None:
+        raise UserError(
+            f"samples of one batch have {', '.join(views[0])} and {', '.join(other)}; give data that has the same keys "
+            "throughout, such as a source for each kind"
+        )
     return {key: _join([view[key] for view in views]) for key in views[0]}
 
 

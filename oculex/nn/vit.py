@@ -92,20 +92,22 @@ class VisionTransformer(nn.Module):
         Without ``keep``, in training ``patch_dropout`` of the patches are left out, different ones for each image (FLIP,
         Li et al. 2023, section 3), and n is smaller than the grid.
         """
-        x, grid = self.embed(image, self._kept(image) if keep is None else keep)
+        x, grid = self.embed(image, self.kept(image) if keep is None else keep)
         for block in self.blocks:
             x = block(x)
         return x, grid
 
-    def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
-        x, _ = self.embed(image, self._kept(image))
+    def forward(
+        self, image: Float[Tensor, "b c h w"], keep: Int[Tensor, "b k"] | None = None
+    ) -> Float[Tensor, "b d"]:
+        x, _ = self.embed(image, self.kept(image) if keep is None else keep)
         *before, last = self.blocks
         for block in before:
             x = block(x)
         return self.norm_post(last(x, at=torch.zeros(x.shape[0], dtype=torch.long, device=x.device)))
 
-    def _kept(self, image: Float[Tensor, "b c h w"]) -> Int[Tensor, "b k"] | None:
-        """The patches that patch dropout leaves; None: all of them."""
+    def kept(self, image: Float[Tensor, "b c h w"]) -> Int[Tensor, "b k"] | None:
+        """The patches that patch dropout leaves, different ones for each image; None: all of them."""
         if not self.training or self.patch_dropout == 0:
             return None
         n = (image.shape[2] // self.patch) * (image.shape[3] // self.patch)
