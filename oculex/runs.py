@@ -37,7 +37,13 @@ def customised(
     seed: int | None = None,
     changes: Mapping[str, Any] | Sequence[str] = (),
 ) -> Recipe:
-    """A preset's recipe with a user's choices."""
+    """A preset's recipe with a user's choices. Raises UserError for data of which a stage would not hear."""
+    deaf = [n for n, stage in enumerate(recipe.stages) if stage.sources] if data else []
+    if deaf:
+        raise UserError(
+            f"stage {recipe.stages[deaf[0]].name!r} of {recipe.system} has data of its own, which --data would not "
+            f"change; give it yours by --set 'stages.{deaf[0]}.sources=[\"PATH\"]', the common by --set data.sources=..."
+        )
     named = {"data.sources": list(data) or None, "budget": budget, "seed": seed}
     recipe = recipes.change(recipe, {key: value for key, value in named.items() if value is not None})
     return recipes.change(recipe, changes) if changes else recipe
@@ -78,7 +84,7 @@ def replay(file: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
 
 
 class _Evaluator:
-    """What the loop calls: metrics of the system on the run's evaluation sets. Only the last one keeps records."""
+    """What the loop calls: metrics of the system on the run's evaluation sets. Only those that count keep records."""
 
     def __init__(self, recipe: Recipe, folder: RunFolder) -> None:
         self.recipe, self.folder = recipe, folder

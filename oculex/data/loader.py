@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from oculex.contracts import BadSample, Batch, Sample, Source, UserError
-from oculex.data.collate import collate
+from oculex.data.collate import collate, to
 from oculex.data.order import Order, generator
 
 View = Callable[[Sample, np.random.Generator | None], dict[str, Any]]
@@ -52,6 +53,10 @@ class Steps(Dataset):
         self.sources, self.order, self.view, self.seed = sources, order, view, seed
         self.batch, self.local, self.first = batch, batch // ranks, rank * (batch // ranks)
 
+    def epoch(self) -> int:
+        """Whole batches in as many samples as there are; at least one."""
+        return max(1, self.order.epoch_length() // self.batch)
+
     def __getitem__(self, step: int) -> Loaded | UserError:
         start = step * self.batch + self.first
         views, ids, skipped = [], [], []
@@ -89,6 +94,21 @@ def batches(steps: Steps, start: int, stop: int, workers: int) -> Iterator[Loade
         if isinstance(loaded, UserError):
             raise loaded
         yield loaded
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The batches of steps start..stop on a device, the same each time they are gone through."""
+
+    steps: Steps
+    start: int
+    stop: int
+    workers: int
+    device: torch.device
+
+    def __iter__(self) -> Iterator[Batch]:
+        for loaded in batches(self.steps, self.start, self.stop, self.workers):
+            yield to(loaded.batch, self.device)
 
 
 class _Follower:

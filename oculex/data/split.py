@@ -19,15 +19,16 @@ class HasHeldOut(Protocol):
 
 
 class Subset:
-    """Samples ``first`` to ``past`` of a source in a fixed pseudo-random order."""
+    """Samples ``first`` to ``past`` of a source in a pseudo-random order, which ``key`` fixes."""
 
-    def __init__(self, source: Source, first: int, past: int) -> None:
-        self.source, self.first, self.past = source, first, past
+    def __init__(self, source: Source, first: int, past: int, key: int = _KEY) -> None:
+        self.source, self.first, self.past, self.key = source, first, past, key
         self.name, self.classes = source.name, source.classes
-        self._permutation = Permutation(len(source), _KEY)
+        self._permutation = Permutation(len(source), key)
 
     def fingerprint(self) -> str:
-        return f"{self.source.fingerprint()}[{self.first}:{self.past}]"
+        order = "" if self.key == _KEY else f" by {self.key:x}"
+        return f"{self.source.fingerprint()}[{self.first}:{self.past}]{order}"
 
     def __len__(self) -> int:
         return self.past - self.first

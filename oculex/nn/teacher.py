@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -45,23 +46,29 @@ class Teacher(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
-        """One network after the other."""
+    def forward(self, x: Any) -> Any:
+        """One network after the other; of the first, ``x`` is whatever it takes."""
         for network in self.children():
             x = network(x)
         return x
 
     @torch.no_grad()
-    def follow(self, momentum: float) -> None:
-        """teacher = momentum * teacher + (1 - momentum) * network, for every weight that is trained."""
-        own = dict(self.named_buffers())
-        pairs = [
-            (own[f"{name}.{key}"], weight.full_tensor() if isinstance(weight, DTensor) else weight)
+    def follow(self, momentum: float, beside: Teacher | None = None) -> None:
+        """teacher = momentum * teacher + (1 - momentum) * network, for every weight that is trained.
+
+        ``beside``: another teacher of the same networks; what is followed is then the mean of its weights and theirs.
+        """
+        named = {
+            f"{name}.{key}": weight.full_tensor() if isinstance(weight, DTensor) else weight
             for name, network in self._followed.items()
             for key, weight in network.named_parameters()
-        ]
-        averages, weights = zip(*pairs, strict=True)
-        get_ema_multi_avg_fn(momentum)(list(averages), list(weights), None)  # type: ignore[arg-type]
+        }
+        weights = list(named.values())
+        if beside is not None:
+            others = [beside.get_buffer(name) for name in named]
+            weights = list(torch._foreach_mul(torch._foreach_add(weights, others), 0.5))
+        averages = [self.get_buffer(name) for name in named]
+        get_ema_multi_avg_fn(momentum)(averages, weights, None)  # type: ignore[arg-type]
 
 
 def rising(start: float, step: int, steps: int) -> float:

@@ -13,6 +13,7 @@ TASKS = {
     "retrieval": "Retrieval",
     "knn": "Nearest neighbours",
     "probe": "Linear probe",
+    "emergent": "Between modalities",
 }
 DIRECTIONS = {"image_to_text": "image to text", "text_to_image": "text to image"}
 SHARES = {
@@ -31,6 +32,8 @@ SHARES = {
     "r10": "recall at 10",
     "wrong_image_r1": "recall at 1 shown another image",
     "mean_recall": "mean recall",
+    "never_paired_r1": "recall at 1, modalities never paired",
+    "paired_r1": "recall at 1, modalities with text",
 }
 NUMBERS = {"median_rank": "median rank"}
 """What is not in these tables is shown under its own name, as a plain number."""
@@ -96,6 +99,11 @@ def number(value: float | None) -> str:
 
 def share(value: float | None) -> str:
     return f"{_hundred(value)}\u202f%" if known(value) else "–"
+
+
+def shade(value: float) -> int:
+    """0 to 4, for a cell of a matrix of shares; small ones are told apart best."""
+    return min(4, round(4 * max(0.0, value) ** 0.5))
 
 
 def span(low: float | None, high: float | None, is_share: bool = False) -> str:

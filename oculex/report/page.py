@@ -12,7 +12,7 @@ from typing import Any
 
 from oculex import catalog
 from oculex.evaluation.curves import along
-from oculex.report import charts, commands, confusion, gallery
+from oculex.report import charts, commands, confusion, gallery, modalities, stream
 from oculex.report.html import render, svg
 from oculex.report.measures import (
     Estimate,
@@ -54,6 +54,8 @@ def write_report(run: Path) -> Path:
         learning=_learning(evaluations, classes),
         gallery=gallery.section(folder.path),
         confusion=confusion.section(tables),
+        modalities=modalities.section(tables),
+        stream=stream.section(folder.records),
         skipped=_skipped(list(read_lines(folder.skipped))),
         recipe=[(name, value, name in changes) for name, value in commands.flat(recipe).items()],
         changed=len(changes),

@@ -18,7 +18,7 @@ from oculex import catalog
 from oculex.contracts import Recipe, Stage, System, UserError
 from oculex.data import collate
 from oculex.data.assets import RunAssets
-from oculex.data.loader import Loaded, Steps, batches
+from oculex.data.loader import Epoch, Loaded, Steps, batches
 from oculex.data.order import mix
 from oculex.training import checkpoint, crash, foundations, initial, optimizers, plan, ranks, recipes
 from oculex.training.folder import RunFolder, append_line, cut_after, read_json, write_json
@@ -28,7 +28,8 @@ from oculex.training.step import Trainee, backward
 from oculex.training.stop import Signals
 
 Evaluate = Callable[[System, plan.Pool, int, bool], dict[str, Any]]
-"""(system, opened data, step, final) -> {metric: {value, low, high, n}}; given by whoever starts the run."""
+"""(system, opened data, step, final) -> {metric: {value, low, high, n}}; given by whoever starts the run. Final are the
+evaluations that count: at the end, and at the end of each task of a stream."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What a disk says that takes no more."""
@@ -36,7 +37,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 PROBE = 8
 """Updates that a budget of time is measured on, and which are then undone."""
 
-_AFTER = 1 << 41
+_AFTER, _CLOSED = 1 << 41, 1 << 42
 
 
 def start(recipe: Recipe, out: Path, evaluate: Evaluate, quiet: bool = False) -> RunFolder:
@@ -122,7 +123,7 @@ class Training:
             else Silence()
         )
         try:
-            for span in plan.spans(self.recipe.stages, self.steps):
+            for span in self.spans():
                 if self.step < span.stop and not self._anyone(signals.asked):
                     self._stage(span, log, evaluate, signals)
             if self.step == self.steps and not self._anyone(signals.asked):
@@ -145,7 +146,7 @@ class Training:
             tensors = checkpoint.tensors(self.saved, "optimizer")
             checkpoint.unpack_optimizer(optimizer, tensors, state["groups"])
         asked = time.perf_counter()
-        for loaded in batches(self.batches(span.stage), self.step, span.stop, recipe.data.workers):
+        for loaded in batches(self.batches(span.number), self.step, span.stop, recipe.data.workers):
             waited = time.perf_counter() - asked
             at, of, schedule = self.step - span.start, span.stop - span.start, span.stage.schedule
             lr = recipe.optimizer.lr * optimizers.rate(schedule, at, of)
@@ -154,15 +155,36 @@ class Training:
             self.step += 1
             self._count(loaded)
             log.step(self.step, values, recipe.batch, waited)
-            if self._evaluation_due():
-                self._evaluate(evaluate, log, final=False)
+            over = self.step == span.stop
+            task_over = over and self.step < self.steps and self._ends_task(span.number)
+            if self._evaluation_due() or task_over:
+                self._evaluate(evaluate, log, final=task_over)
+            if over:
+                self._close(span)
             stop = self._anyone(signals.asked)
-            if stop or self.step == span.stop or self.step % recipe.checkpoint.every == 0:
+            if stop or over or self.step % recipe.checkpoint.every == 0:
                 self._save(optimizer, log.seconds())
             if stop:
                 signals.asked = True
                 break
             asked = time.perf_counter()
+
+    def _close(self, span: plan.Span) -> None:
+        """The system keeps what it wants of a stage that is over. For that, sharded weights are put together."""
+        if type(self.system).after_stage is System.after_stage:
+            return
+        if self.trained is not self.system:
+            self.system.load_state_dict(ranks.whole_state(self.trained))
+            self.trained = self.system.to(self.fabric.device)
+        steps = self.batches(span.number, alone=True)
+        stop = min(span.stop, span.start + steps.epoch())
+        epoch = Epoch(steps, span.start, stop, self.recipe.data.workers, self.fabric.device)
+        torch.manual_seed(mix(self.recipe.seed, self.step, _CLOSED))
+        self.trained.train()
+        with self.fabric.autocast():
+            self.trained.after_stage(span.number, len(self.spans()), epoch)
+        if ranks.shards(self.fabric):
+            self.system.cpu()
 
     def _update(self, model: Any, optimizer: Any, loaded: Loaded, lr: float) -> dict[str, float]:
         """One update of the weights; the values that are logged."""
@@ -212,14 +234,14 @@ class Training:
     def _seconds_per_step(self) -> float:
         """Measured on real updates with a learning rate of 0, whose traces are then removed."""
         self.steps = PROBE
-        stage = self.recipe.stages[0]
+        stage = self.spans()[0].stage
         kept = {name: value.clone() for name, value in self.system.state_dict().items()}
         average, self.average = self.average, None
         model, optimizer = self.wrap(stage)
         scaler = ranks.scaler(self.fabric)
         scaling = scaler.state_dict() if scaler is not None else None
         times, bar = [], Bar("measuring", 0, PROBE, self.quiet or not ranks.leads())
-        for loaded in batches(self.batches(stage), 0, PROBE, self.recipe.data.workers):
+        for loaded in batches(self.batches(0), 0, PROBE, self.recipe.data.workers):
             optimizers.set_rate(optimizer, 0.0)
             _, norm = self.gradients(model, optimizer, loaded)
             self._apply(optimizer, norm)
@@ -247,9 +269,15 @@ class Training:
         optimizer = optimizers.build(self.trained, self.recipe.optimizer, stage)
         return model, self.fabric.setup_optimizers(optimizer)
 
-    def batches(self, stage: Stage) -> Steps:
-        pool = self.pools[stage.sources or self.recipe.data.sources]
-        return pool.steps(self.trained.view, self.recipe, self.fabric.global_rank, self.fabric.world_size)
+    def spans(self) -> list[plan.Span]:
+        return plan.spans(plan.stages(self.recipe, self.pools), self.steps)
+
+    def batches(self, stage: int, alone: bool = False) -> Steps:
+        """This rank's part of the batches of a stage; ``alone``: all of each."""
+        rank, size = (0, 1) if alone else (self.fabric.global_rank, self.fabric.world_size)
+        return plan.stage_pool(self.recipe, self.pools, stage).steps(
+            self.trained.view, self.recipe, rank, size
+        )
 
     # -------------------------------------------------------------------------------------- checkpoints
 
@@ -343,6 +371,10 @@ class Training:
         wanted = self.recipe.evaluation
         every = wanted.every or (max(1, self.steps // wanted.times) if wanted.times else self.steps)
         return self.step % every == 0 and self.step < self.steps
+
+    def _ends_task(self, stage: int) -> bool:
+        """Each source of a stream goes through all the recipe's stages."""
+        return self.recipe.data.stream and (stage + 1) % len(self.recipe.stages) == 0
 
     def _evaluate(self, evaluate: Evaluate, log: Silence, final: bool) -> None:
         """The averaged weights are evaluated where there are any, whole ones on every rank."""

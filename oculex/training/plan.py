@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 from oculex.contracts import BadSample, Recipe, Source, Stage, UserError
 from oculex.data.loader import Steps
-from oculex.data.order import Order
+from oculex.data.order import Order, mix
 from oculex.data.sources import open_source
-from oculex.data.split import split
+from oculex.data.split import Subset, split
 from oculex.data.views import captions
 from oculex.training import recipes
 from oculex.training.folder import RunFolder, read_json, write_json
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_REPLAY = 0x4E9
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Span:
     stage: Stage
     start: int
     stop: int
+    number: int
+    """Of the stage, from 0."""
 
 
 def parse_budget(budget: str) -> tuple[float, str]:
@@ -51,11 +55,21 @@ def steps_for(recipe: Recipe, seconds_per_step: float | None = None) -> int:
 
 def spans(stages: Sequence[Stage], steps: int) -> list[Span]:
     """Stages laid end to end over ``steps``."""
-    edges = [0]
-    for stage in stages:
-        edges.append(edges[-1] + stage.share)  # type: ignore[arg-type]
+    edges = list(accumulate((stage.share for stage in stages), initial=0.0))
     at = [round(edge * steps / edges[-1]) for edge in edges]
-    return [Span(stage, a, b) for stage, a, b in zip(stages, at, at[1:], strict=False)]
+    return [Span(stage, a, b, n) for n, (stage, a, b) in enumerate(zip(stages, at, at[1:], strict=False))]
+
+
+def stages(recipe: Recipe, pools: Pools) -> list[Stage]:
+    """The recipe's stages; of a stream once for each source, whose share of the budget is that of its samples."""
+    if not recipe.data.stream:
+        return list(recipe.stages)
+    lengths = [sum(map(len, pools[(spec,)].train)) for spec in recipe.data.sources]
+    return [
+        replace(stage, name=f"{stage.name} {spec}", sources=(spec,), share=stage.share * length)
+        for spec, length in zip(recipe.data.sources, lengths, strict=True)
+        for stage in recipe.stages
+    ]
 
 
 def parse_weight(spec: str) -> tuple[str, float | None]:
@@ -100,6 +114,10 @@ class Pool:
             yield from source_texts(source)
 
 
+Pools = dict[tuple[str, ...], Pool]
+"""The data of a run by its specifications: the recipe's, and those of stages that have their own."""
+
+
 def source_texts(source: Source) -> Any:
     """The captions of a source; class names where samples have labels and no captions."""
     for index in range(len(source)):
@@ -124,14 +142,41 @@ def open_pool(specs: Sequence[str], holdout: float) -> Pool:
     )
 
 
-Pools = dict[tuple[str, ...], Pool]
-"""The data of a run by its specifications: the recipe's, and those of stages that have their own."""
-
-
 def open_pools(recipe: Recipe) -> Pools:
     """All that the run will train on, so that a mistake in a late stage is found before the first."""
-    specs = [recipe.data.sources, *(stage.sources for stage in recipe.stages if stage.sources)]
+    sources = recipe.data.sources
+    specs = [sources, *(stage.sources for stage in recipe.stages if stage.sources)]
+    if recipe.data.stream:
+        if len(set(sources)) < len(sources) or any(stage.sources for stage in recipe.stages):
+            raise UserError(
+                "data.stream goes through data.sources, each of them once; name none twice, and none in stages"
+            )
+        specs += [(spec,) for spec in sources]
     return {each: open_pool(each, recipe.data.holdout) for each in dict.fromkeys(specs)}
+
+
+def stage_pool(recipe: Recipe, pools: Pools, number: int) -> Pool:
+    """What a stage is trained on: its sources, and what it replays of earlier stages'.
+
+    As from a reservoir (Chaudhry et al. 2019, On Tiny Episodic Memories in Continual Learning, algorithm 2), each sample
+    of earlier stages is kept with the same probability; what a later stage keeps of a source was kept before.
+    """
+    laid = stages(recipe, pools)
+    stage = laid[number]
+    pool = pools[stage.sources or recipe.data.sources]
+    if not stage.replay:
+        return pool
+    before = dict.fromkeys(each.sources for each in laid[:number] if each.sources not in ((), stage.sources))
+    earlier = [source for sources in before for source in pools[sources].train]
+    if pool.weights is not None:
+        raise UserError(
+            f"stage {stage.name!r} replays earlier samples; leave the weights (@W) of its sources out"
+        )
+    seen = sum(map(len, earlier))
+    kept = [round(len(source) * min(1.0, stage.replay / seen)) for source in earlier]
+    key = mix(recipe.seed, _REPLAY)
+    replayed = (Subset(source, 0, count, key) for source, count in zip(earlier, kept, strict=True) if count)
+    return Pool((*pool.train, *replayed), pool.held_out, None)
 
 
 # ----------------------------------------------------------------------------------------- what was decided

@@ -26,11 +26,10 @@ def repeat(file: Path, changes: Mapping[str, Any] | Sequence[str] = ()) -> dict[
     decided = plan.read(folder)
     plan.check_data(decided, training.pools)
     training.steps, training.step = decided["steps"], facts["step"]
-    spans = plan.spans(recipe.stages, training.steps)
-    stage = next(span.stage for span in spans if span.start <= training.step < span.stop)
-    model, optimizer = training.wrap(stage)
+    span = next(span for span in training.spans() if span.start <= training.step < span.stop)
+    model, optimizer = training.wrap(span.stage)
     watched = crash.Watched(training.trained, recipe.accumulate)
-    loaded = training.batches(stage)[training.step]
+    loaded = training.batches(span.number)[training.step]
     if isinstance(loaded, UserError):
         raise loaded
     values, _ = training.gradients(model, optimizer, loaded)
