@@ -6,7 +6,7 @@ function and a Run is a folder, so neither needs a type here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
@@ -172,6 +172,16 @@ class System:
     def after_step(self, step: int, steps: int) -> None:
         """What the method does after each update: clamp a temperature, move a teacher."""
 
+    def after_stage(self, stage: int, stages: int, batches: Iterable[Batch]) -> None:
+        """What the method keeps of stage number ``stage`` of ``stages`` at its end: a copy of the model, the importance
+        of weights.
+
+        All of it goes into the state dict, before the checkpoint that closes the stage, so it happens once whatever
+        stops the run. ``batches`` are the global batches of an epoch of the stage, the same on every rank and each
+        time they are gone through; the weights are whole, whatever shards them in training. It may draw from torch's
+        generator, and leaves the gradients of the parameters alone (``torch.autograd.grad``).
+        """
+
 
 class Features(Mapping[str, "Tensor"]):
     """Encoded features as the losses see them.
@@ -212,6 +222,16 @@ class EncodesImages(Protocol):
 class EncodesText(Protocol):
     def encode_text(self, batch: Batch) -> Tensor:
         """Embeddings [B, D] in the space shared with images."""
+        ...
+
+
+@runtime_checkable
+class EncodesModalities(Protocol):
+    modalities: tuple[str, ...]
+    """Keys of a sample that it encodes into the space shared with text."""
+
+    def encode_modality(self, name: str, batch: Batch) -> Tensor:
+        """Unit-norm embeddings [B, D] of one of the ``modalities``."""
         ...
 
 
@@ -260,6 +280,17 @@ class ScoresTexts(Protocol):
 class ModelsText(Protocol):
     def log_likelihood(self, batch: Batch) -> Tensor:
         """[B, 2]: log p of each text in nats, the sum over the tokens that are predicted, and how many these are."""
+        ...
+
+
+@runtime_checkable
+class Answers(Protocol):
+    def answer(self, batch: Batch, most: int) -> list[str]:
+        """What it says, the likeliest token each time, in at most ``most`` of them.
+
+        The view of a sample with a ``question`` asks that, about its image where it has one; the view of an image alone
+        asks for a description.
+        """
         ...
 
 
@@ -314,6 +345,9 @@ class Stage:
     schedule: Schedule = Schedule()
     sources: tuple[str, ...] = ()
     """Data of this stage; empty: the recipe's."""
+    replay: int = 0
+    """Samples of earlier stages' own sources that are mixed into this one's: an equal share of each sample seen, chosen
+    by the run's seed."""
 
 
 @dataclass(frozen=True)
@@ -325,6 +359,9 @@ class Data:
     workers: int = 1
     bad_limit: float = 0.05
     """Share of unreadable samples over which the run stops."""
+    stream: bool = False
+    """Whether the sources arrive one after the other: each is gone through by the recipe's stages before the next, all
+    for as many epochs, and at each one's end the run is evaluated on what all of them held out."""
 
 
 @dataclass(frozen=True)
@@ -450,7 +487,8 @@ class Claim:
     """A controlled experiment with a verdict.
 
     ``measure`` turns an arm's learning curve, [(samples, metric), ...], into the arm's value: ``final`` takes the
-    last point, ``samples_to`` the samples needed to reach ``threshold`` (linear between evaluations).
+    last point, ``final_loss`` too where less is better, ``samples_to`` the samples needed to reach ``threshold``
+    (linear between evaluations).
     The effect compares ``treatment`` with ``control`` per seed by ``compare`` (difference or ratio); the claim
     holds where the interval over seeds lies beyond ``at_least``.
     """

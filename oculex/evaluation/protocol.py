@@ -12,7 +12,16 @@ import numpy as np
 import torch
 
 from oculex.contracts import BadSample, Sample, Source, UserError
-from oculex.evaluation import knn, labels, language, probe, retrieval, zeroshot
+from oculex.evaluation import (
+    compositional,
+    emergent,
+    knn,
+    labels,
+    language,
+    probe,
+    retrieval,
+    zeroshot,
+)
 from oculex.evaluation.embed import Embedder
 from oculex.evaluation.prompts import prompts
 from oculex.evaluation.records import Table, concat
@@ -21,7 +30,17 @@ from oculex.evaluation.task import Context, EvalSet, Task
 
 TASKS: dict[str, Task] = {
     task.name: task
-    for task in (zeroshot.TASK, labels.TASK, retrieval.TASK, language.TASK, knn.TASK, probe.TASK)
+    for task in (
+        zeroshot.TASK,
+        labels.TASK,
+        retrieval.TASK,
+        compositional.TASK,
+        compositional.ORDER,
+        emergent.TASK,
+        language.TASK,
+        knn.TASK,
+        probe.TASK,
+    )
 }
 """In this order; the first metric of an evaluation is its headline."""
 
