@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import html
+import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
@@ -15,6 +16,8 @@ from tokenizers import Tokenizer as Backend
 from oculex.contracts import UserError
 
 START, END = "<start_of_text>", "<end_of_text>"
+TEMPLATE = "chat_template"
+"""Where a tokenizer.json that we write keeps it."""
 
 
 class BytePair:
@@ -24,10 +27,13 @@ class BytePair:
     has neither.
     """
 
-    def __init__(self, backend: Backend, clean: Callable[[str], str] = str) -> None:
+    def __init__(
+        self, backend: Backend, clean: Callable[[str], str] = str, template: str | None = None
+    ) -> None:
+        """``template``: how it writes conversations, in Jinja (``oculex.data.chat``)."""
         backend.no_truncation()  # which a file may ask for
         backend.no_padding()
-        self.backend, self._clean = backend, clean
+        self.backend, self._clean, self.template = backend, clean, template
         self.size = backend.get_vocab_size()
         own = [number for token in (START, END) if (number := backend.token_to_id(token)) is not None]
         around = own if len(own) == 2 else backend.encode("").ids
@@ -47,12 +53,22 @@ class BytePair:
         return self.backend.decode([i for i in ids if i not in (self.start, self.end)]).strip()
 
     def save(self, path: Path) -> None:
-        self.backend.save(str(path))
+        """As a tokenizer.json, which has the chat template too where there is one."""
+        if self.template is None:
+            self.backend.save(str(path))
+        else:
+            tree = json.loads(self.backend.to_str()) | {TEMPLATE: self.template}
+            path.write_text(json.dumps(tree, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> BytePair:
         try:
-            return cls(Backend.from_file(str(path)))
+            text = path.read_text(encoding="utf-8")
+            if f'"{TEMPLATE}"' not in text:
+                return cls(Backend.from_str(text))
+            tree = json.loads(text)
+            template = str(tree.pop(TEMPLATE, "")) or None
+            return cls(Backend.from_str(json.dumps(tree)), template=template)
         except UserError:
             raise
         except Exception as error:  # the library raises bare Exception
@@ -72,6 +88,7 @@ def published_tokenizer(name: str) -> BytePair:
     try:
         found = AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False)
         backend, start, end = found.backend_tokenizer, found.bos_token or found.eos_token, found.eos_token
+        template = found.get_chat_template() if found.chat_template else None
     except Exception as error:  # files from outside: whatever the library meets in them
         raise UserError(
             f"tokenizer=hub:{name} is neither a folder with a tokenizer.json nor a tokenizer on the hub that can be "
@@ -83,7 +100,7 @@ def published_tokenizer(name: str) -> BytePair:
         single=f"{start} $A {end}",
         special_tokens=[(token, backend.token_to_id(token)) for token in dict.fromkeys((start, end))],
     )
-    return BytePair(backend)
+    return BytePair(backend, template=template)
 
 
 def train_tokenizer(texts: Iterable[str], size: int) -> BytePair:

@@ -28,7 +28,7 @@ COLUMNS: dict[str, str] = {
     "cluster": "image id; items of one image are resampled together",
     "model": "digest of the weights",
     "prompt": "prompt or variant of the question",
-    "control": "empty, or the blind control: wrong_image",
+    "control": "empty, or the blind control: wrong_image, no_image",
     "output": "raw output",
     "parsed": "the answer read off the output; empty where there is none",
     "truth": "the right answer",

@@ -17,18 +17,21 @@ Past = tuple[Tensor, Tensor]
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of a text's vectors to the memory's; ``kv`` holds both projections, [2 D, D]."""
+    """Multi-head attention of a text's vectors to the memory's; ``kv`` holds both projections, [2 D, M].
 
-    def __init__(self, width: int, heads: int) -> None:
+    M is D where no width of the memory is given.
+    """
+
+    def __init__(self, width: int, heads: int, memory: int | None = None) -> None:
         super().__init__()
         self.heads = heads
-        self.q, self.kv = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.q, self.kv = nn.Linear(width, width), nn.Linear(memory or width, 2 * width)
         self.out = nn.Linear(width, width)
 
-    def memory(self, memory: Float[Tensor, "b m d"]) -> tuple[Tensor, Tensor]:
+    def memory(self, memory: Float[Tensor, "b m e"]) -> tuple[Tensor, Tensor]:
         """Keys and values [B, heads, M, D / heads], computed once however many texts look at them."""
-        b, m, d = memory.shape
-        k, v = self.kv(memory).view(b, m, 2, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        b, m, _ = memory.shape
+        k, v = self.kv(memory).view(b, m, 2, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         return k, v
 
     def forward(self, x: Float[Tensor, "b n d"], memory: tuple[Tensor, Tensor]) -> Float[Tensor, "b n d"]:

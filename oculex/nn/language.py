@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from oculex.contracts import UserError
+from oculex.contracts import Assets, UserError
 from oculex.data.collate import Ragged
 
 
@@ -81,6 +81,17 @@ def _llama(c: LanguageConfig) -> dict[str, Any]:
 
 _REST = {"llama": _llama, "qwen2": _llama, "mistral": _llama}
 """Sizes that follow from the width where a model type's own defaults are for one size alone."""
+
+
+def fitting_tokenizer(assets: Assets, config: LanguageConfig) -> Any:
+    """The configuration's tokenizer; UserError where it has more tokens than the model."""
+    tokenizer = assets.tokenizer(config.tokenizer)
+    if tokenizer.size > config.vocabulary:
+        raise UserError(
+            f"tokenizer={config.tokenizer} has {tokenizer.size} tokens, the model vocabulary={config.vocabulary}; set "
+            f"vocabulary={tokenizer.size}"
+        )
+    return tokenizer
 
 
 def padding_mask(text: Ragged) -> Int[Tensor, "b l"]:

@@ -8,8 +8,10 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, Protocol
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from oculex.contracts import UserError
 from oculex.nn.backbones import NAMED
@@ -103,6 +105,24 @@ TOWERS: dict[str, Kind] = {
     "resnet": Kind(ModifiedResNet, ("size", "width", "layers", "heads"), ("channels",)),
     **{name: Kind(build, (), ("channels", "drop_path")) for name, build in NAMED.items()},
 }
+
+
+def grid_of(tower: nn.Module, size: int, channels: int = 3) -> tuple[int, int]:
+    """Rows and columns of a ``Tower``'s tokens for square images of ``size`` pixels, from shapes alone."""
+    asked = _Tokens(tower)
+    weights = {n: t.to("meta") for n, t in (*asked.named_parameters(), *asked.named_buffers())}
+    return functional_call(asked, weights, (torch.empty(1, channels, size, size, device="meta"),))[1]
+
+
+class _Tokens(nn.Module):
+    """``tower.tokens`` as a module's own call, which is what ``functional_call`` calls."""
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.tower: Any = tower
+
+    def forward(self, image: Tensor) -> Any:
+        return self.tower.tokens(image)
 
 
 class TimmTower(nn.Module):

@@ -55,6 +55,7 @@ from oculex.nn.dual_encoder import DualEncoder, DualEncoderConfig
 from oculex.nn.lora import merged
 from oculex.nn.modality import ModalityEncoder
 from oculex.nn.plain_encoder import whole
+from oculex.nn.weights import adopt
 from oculex.objectives.contrastive import contrastive
 from oculex.systems import tiny
 
@@ -112,7 +113,7 @@ class LanguageBind(System, DualEncoder):
                 f"modalities={c.modalities} must name some of {', '.join(MODALITIES)}; image and text are always there"
             )
         if assets.sources():  # a finished run has these weights of its own
-            self._begin(assets.foundation(c.foundation))
+            adopt(self, assets.foundation(c.foundation), f"foundation={c.foundation!r}")
         self.encoders = nn.ModuleDict(
             {
                 name: ModalityEncoder(
@@ -131,17 +132,6 @@ class LanguageBind(System, DualEncoder):
     @classmethod
     def build(cls, config: LanguageBindConfig, assets: Assets) -> LanguageBind:
         return cls(config, assets)
-
-    def _begin(self, foundation: nn.Module) -> None:
-        """Takes all weights of a dual encoder of the same sizes."""
-        found, own = foundation.state_dict(), self.state_dict()
-        other = [name for name in own if name not in found or found[name].shape != own[name].shape]
-        if other:
-            raise UserError(
-                f"foundation={self.config.foundation!r} has no {other[0]} of shape {tuple(own[other[0]].shape)}; give "
-                "it and the model the same sizes"
-            )
-        self.load_state_dict({name: found[name] for name in own})
 
     @property
     def tokenizer(self) -> Tokenizer:
