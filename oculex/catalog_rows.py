@@ -1213,6 +1213,16 @@ BASELINES: tuple[tuple[str, str, str, str, int, str, str, str], ...] = (
         "predicting the caption word by word teaches an image tower.",
     ),
     (
+        "llava",
+        "baselines",
+        "Liu et al.",
+        "CVPR 2024",
+        2024,
+        "haotian-liu/LLaVA",
+        "Improved Baselines with Visual Instruction Tuning",
+        "a perceptron from patches to words is enough to give a language model eyes.",
+    ),
+    (
         "supervised",
         "baselines",
         "Touvron et al.",

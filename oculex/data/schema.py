@@ -49,4 +49,5 @@ SCHEMA: dict[str, Key] = {
         "kind, true text, false texts, group of the kind, picture if it is not the sample",
     ),
     "questions": Key("list[dict]", "[n]", "", "question, answer and kind"),
+    "question": Key("str", "", "", "what an evaluation asks about the sample; no source has it"),
 }

@@ -13,12 +13,14 @@ import torch
 
 from oculex.contracts import BadSample, Sample, Source, UserError
 from oculex.evaluation import (
+    captioning,
     compositional,
     emergent,
     knn,
     labels,
     language,
     probe,
+    questions,
     retrieval,
     zeroshot,
 )
@@ -38,6 +40,9 @@ TASKS: dict[str, Task] = {
         compositional.ORDER,
         emergent.TASK,
         language.TASK,
+        questions.VQA,
+        questions.POPE,
+        captioning.TASK,
         knn.TASK,
         probe.TASK,
     )

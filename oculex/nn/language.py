@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from oculex.contracts import Assets, UserError
+from oculex.contracts import UserError
 from oculex.data.collate import Ragged
 
 
@@ -83,15 +83,13 @@ _REST = {"llama": _llama, "qwen2": _llama, "mistral": _llama}
 """Sizes that follow from the width where a model type's own defaults are for one size alone."""
 
 
-def fitting_tokenizer(assets: Assets, config: LanguageConfig) -> Any:
-    """The configuration's tokenizer; UserError where it has more tokens than the model."""
-    tokenizer = assets.tokenizer(config.tokenizer)
-    if tokenizer.size > config.vocabulary:
+def check_vocabulary(size: int, config: LanguageConfig) -> None:
+    """UserError where the tokenizer has more tokens, ``size``, than the model."""
+    if size > config.vocabulary:
         raise UserError(
-            f"tokenizer={config.tokenizer} has {tokenizer.size} tokens, the model vocabulary={config.vocabulary}; set "
-            f"vocabulary={tokenizer.size}"
+            f"tokenizer={config.tokenizer} has {size} tokens, the model vocabulary={config.vocabulary}; set "
+            f"vocabulary={size}"
         )
-    return tokenizer
 
 
 def padding_mask(text: Ragged) -> Int[Tensor, "b l"]:

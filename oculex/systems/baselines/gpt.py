@@ -38,7 +38,7 @@ from oculex.contracts import (
 )
 from oculex.data.collate import Ragged
 from oculex.data.views import text_view
-from oculex.nn.language import LanguageConfig, fitting_tokenizer, language_model, padding_mask
+from oculex.nn.language import LanguageConfig, check_vocabulary, language_model, padding_mask
 from oculex.objectives.captioning import next_token, predicted
 
 WHOLE = 1 << 20
@@ -71,7 +71,8 @@ class GPT(System, nn.Module):
 
         Without ``rng`` the first window of the first text. Raises UserError where the vocabulary is the smaller one.
         """
-        c, tokenizer = self.config, fitting_tokenizer(self._assets, self.config)
+        c, tokenizer = self.config, self._assets.tokenizer(self.config.tokenizer)
+        check_vocabulary(tokenizer.size, c)
         view = text_view(sample, rng, tokenizer, WHOLE)
         ids = view.get("tokens", ())
         if len(ids) > c.context:
