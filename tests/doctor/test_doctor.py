@@ -99,7 +99,7 @@ def test_every_stage_has_a_rate_and_an_interval(clean_report):
             assert rate["n"] > 0
     stages = ("read", "decode", "augment", "tokenise", "collate")
     assert rates["one_worker"] == pytest.approx(1 / sum(1 / rates[name]["value"] for name in stages))
-    assert figures["update_rows"] == 16
+    assert 1 <= figures["update_rows"] <= 16  # fewer where a machine is too slow for the time given
     parts = {key: value for key, value in figures["memory"].items() if key not in ("peak", "available")}
     assert sum(parts.values()) == figures["memory"]["peak"]
 

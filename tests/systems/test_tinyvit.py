@@ -240,14 +240,11 @@ def test_batch_norms_stand_still_in_fine_tuning():
     assert system.head.training
 
 
-def test_a_larger_window_begins_from_the_smaller_ones_weights(tmp_path, monkeypatch):
+def test_a_larger_window_begins_from_the_smaller_ones_weights(monkeypatch):
     small, large = (nn.ModuleDict({"image": TinyViT(SIZES[f"tinyvit_21m{size}"])}) for size in ("", "_384"))
     for table in (block.attention.biases for stage in small["image"].stages[1:] for block in stage.blocks):
         nn.init.normal_(table)
-    (tmp_path / "checkpoint").mkdir()
-    monkeypatch.setattr(initial.checkpoint, "latest", lambda folder: tmp_path / "checkpoint")
-    monkeypatch.setattr(initial.checkpoint, "tensors", lambda path, name: small.state_dict())
-    monkeypatch.setattr(initial.RunFolder, "open", lambda path: path)
+    monkeypatch.setattr(initial, "foundation", {"small": small}.get)
     initial.load(
         large, replace(SYSTEM.presets["tinyvit_21m_384"]().init, run="small", take=(("image.", "image."),))
     )
