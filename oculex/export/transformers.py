@@ -45,9 +45,18 @@ def export(system: DualEncoder, tokenizer: Any, out: Path) -> list[Parity]:
 
 
 def save_tokenizer(tokenizer: Any, context: int, out: Path) -> None:
-    """The tokenizer as a transformers folder: start and end are added, padding is the end on the right."""
+    """The tokenizer as a transformers folder: start and end are added, padding is the end on the right.
+
+    Raises UserError without transformers, by which open_clip too opens a vocabulary that is not CLIP's.
+    """
     from tokenizers import Tokenizer, processors
-    from transformers import PreTrainedTokenizerFast
+
+    try:
+        from transformers import PreTrainedTokenizerFast
+    except ImportError as error:
+        raise UserError(
+            "a vocabulary of its own is kept by transformers; pip install 'oculex[transformers]'"
+        ) from error
 
     backend = Tokenizer.from_str(tokenizer.backend.to_str())
     pieces = [(START, tokenizer.start), (END, tokenizer.end)]

@@ -1,5 +1,6 @@
 """A run goes out to other libraries and comes back, with equal embeddings."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -53,6 +54,13 @@ def test_open_clip_opens_it_and_it_comes_back(run, tmp_path):
         mine, model.eval().encode_text(tokenizer(texts), normalize=True), atol=1e-5, rtol=1e-4
     )
     assert preprocess.transforms[0].size == 32
+
+
+def test_a_vocabulary_that_nobody_can_keep_is_one_line(run, tmp_path, monkeypatch):
+    pytest.importorskip("open_clip")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UserError, match=r"pip install 'oculex\[transformers\]'"):
+        export.export_run(run, "open_clip", tmp_path / "out")
 
 
 def test_transformers_opens_it_and_it_comes_back(run, tmp_path):
