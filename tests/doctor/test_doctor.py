@@ -99,7 +99,9 @@ def test_every_stage_has_a_rate_and_an_interval(clean_report):
             assert rate["n"] > 0
     stages = ("read", "decode", "augment", "tokenise", "collate")
     assert rates["one_worker"] == pytest.approx(1 / sum(1 / rates[name]["value"] for name in stages))
-    assert 1 <= figures["update_rows"] <= 16  # fewer where a machine is too slow for the time given
+    whole = figures["update_rows"] == 16
+    assert whole or figures["update_rows"] in (1, 2, 4, 8)  # where a machine is too slow for the time given
+    assert ("the update was timed on" in page.text(report)) == (not whole)  # and that is said
     parts = {key: value for key, value in figures["memory"].items() if key not in ("peak", "available")}
     assert sum(parts.values()) == figures["memory"]["peak"]
 
