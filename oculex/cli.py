@@ -254,7 +254,8 @@ class Race:
 
 @dataclass(frozen=True)
 class Claim:
-    """Run a system's claims as controlled experiments, or print the ledger of those that were run."""
+    """Run a system's claims (NAME), or one of them (NAME:CLAIM), as controlled experiments, or print the ledger of those
+    that were run."""
 
     names: Annotated[Positional[tuple[str, ...]], arg(metavar="NAME")] = ()
     all: Annotated[bool, arg(help="Every claim of every system that runs.")] = False

@@ -33,20 +33,31 @@ FACTS: dict[str, Callable[[RunFolder], float]] = {
 def judge_claims(
     names: Sequence[str], all_systems: bool, out: Path, budget: str | None = None
 ) -> list[dict[str, Any]]:
-    """Runs the claims of the named systems and enters each result in the ledger under ``out``."""
+    """Runs the claims of the systems named, or the one named SYSTEM:CLAIM, and enters it in the ledger under ``out``."""
     if all_systems:
-        names = [row.name for row in catalog.ROWS if catalog.has_code(row)]
-    found = [(catalog.find(name).name, claim) for name in names for claim in catalog.load(name).claims]
-    if not found:
-        raise UserError(
-            f"no claims are written for {', '.join(names)}; `oculex show NAME` lists a system's claims"
-        )
+        names = [row.name for row in catalog.ROWS if catalog.has_code(row) and catalog.load(row.name).claims]
+    found = [each for name in names for each in _named(name)]
     results = []
     for system, claim in found:
         result = judge(system, dataclasses.replace(claim, budget=budget or claim.budget), out)
         ledger.enter(result, out)
         results.append(result)
     return results
+
+
+def _named(name: str) -> list[tuple[str, Claim]]:
+    system, _, only = name.partition(":")
+    system = catalog.find(system).name
+    written = catalog.load(system).claims
+    claims = [claim for claim in written if only in ("", claim.name)]
+    if not claims:
+        known = ", ".join(claim.name for claim in written) or "none"
+        raise UserError(
+            f"{system} has no claim {only!r}; known: {known}"
+            if only
+            else f"no claims are written for {system}"
+        )
+    return [(system, claim) for claim in claims]
 
 
 def judge(system: str, claim: Claim, out: Path) -> dict[str, Any]:

@@ -235,3 +235,19 @@ def test_a_race_ranks_by_the_same_items_and_tells_how_sure_it_is(toy, tmp_path):
 def test_a_race_of_one_system_against_itself_is_refused(tmp_path):
     with pytest.raises(UserError, match="each name once"):
         race(["clip", "clip"], out=tmp_path)
+
+
+def test_one_claim_of_a_system_is_run_by_its_name(toy, tmp_path, monkeypatch):
+    written = replace(catalog.load("clip"), claims=(toy_claim(toy), toy_claim(toy, name="second")))
+    monkeypatch.setattr(catalog, "load", lambda name: written)
+    monkeypatch.setattr(
+        experiment, "judge", lambda system, claim, out: {"system": system, "name": claim.name}
+    )
+
+    def run(*names):
+        return [r["name"] for r in experiment.judge_claims(names, all_systems=False, out=tmp_path)]
+
+    assert run("clip:second") == ["second"]
+    assert run("clip", "107:toy") == ["toy", "second", "toy"]
+    with pytest.raises(UserError, match="clip has no claim 'third'; known: toy, second"):
+        run("clip:third")
