@@ -119,6 +119,9 @@ class Bar:
     def say(self, text: str) -> None:
         self._progress.update(self._task, said=text)
 
+    def expect(self, steps: int) -> None:
+        self._progress.update(self._task, total=steps)
+
     def advance(self) -> None:
         self._progress.advance(self._task)
 

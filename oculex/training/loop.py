@@ -6,7 +6,6 @@ import errno
 import math
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from oculex.data.loader import Epoch, Loaded, Steps, batches
 from oculex.data.order import mix
 from oculex.training import checkpoint, crash, foundations, initial, optimizers, plan, ranks, recipes
 from oculex.training.folder import RunFolder, append_line, cut_after, read_json, write_json
-from oculex.training.logs import Bar, Log, Silence
+from oculex.training.logs import Log, Silence
+from oculex.training.probe import seconds_per_step
 from oculex.training.recompute import checkpoint_activations
 from oculex.training.step import Trainee, backward
 from oculex.training.stop import Signals
@@ -33,9 +33,6 @@ evaluations that count: at the end, and at the end of each task of a stream."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What a disk says that takes no more."""
-
-PROBE = 8
-"""Updates that a budget of time is measured on, and which are then undone."""
 
 _AFTER, _CLOSED = 1 << 41, 1 << 42
 
@@ -191,10 +188,10 @@ class Training:
         optimizers.set_rate(optimizer, lr)
         values, norm = self.gradients(model, optimizer, loaded)
         self._stop_before(loaded, values)
-        self._apply(optimizer, norm)
+        self.apply(optimizer, norm)
         return {**values, "lr": lr}
 
-    def _apply(self, optimizer: Any, norm: torch.Tensor) -> None:
+    def apply(self, optimizer: Any, norm: torch.Tensor) -> None:
         if self.recipe.optimizer.clip_norm is not None:
             ranks.clip_gradients(optimizer, self.recipe.optimizer.clip_norm, norm)
         optimizer.step()
@@ -227,34 +224,9 @@ class Training:
             plan.check_data(decided, self.pools)
         else:
             timed = plan.parse_budget(self.recipe.budget)[1] == "seconds"
-            seconds = max(ranks.everyone(self._seconds_per_step())) if timed else None
+            seconds = max(ranks.everyone(seconds_per_step(self))) if timed else None
             decided = ranks.once(lambda: plan.decide(self.folder, self.recipe, self.pools, seconds))
         self.steps, self.skips = decided["steps"], set(decided.get("skips", ()))
-
-    def _seconds_per_step(self) -> float:
-        """Measured on real updates with a learning rate of 0, whose traces are then removed."""
-        self.steps = PROBE
-        stage = self.spans()[0].stage
-        kept = {name: value.clone() for name, value in self.system.state_dict().items()}
-        average, self.average = self.average, None
-        model, optimizer = self.wrap(stage)
-        scaler = ranks.scaler(self.fabric)
-        scaling = scaler.state_dict() if scaler is not None else None
-        times, bar = [], Bar("measuring", 0, PROBE, self.quiet or not ranks.leads())
-        for loaded in batches(self.batches(0), 0, PROBE, self.recipe.data.workers):
-            optimizers.set_rate(optimizer, 0.0)
-            _, norm = self.gradients(model, optimizer, loaded)
-            self._apply(optimizer, norm)
-            self.step += 1
-            times.append(time.perf_counter())
-            bar.advance()
-        bar.stop()
-        self.step, self.average, self.trained = 0, average, self.system
-        self.system.load_state_dict(kept)
-        if scaler is not None:
-            scaler.load_state_dict(scaling)
-        gaps = sorted(b - a for a, b in pairwise(times[1:]))
-        return gaps[len(gaps) // 2]
 
     def wrap(self, stage: Stage) -> tuple[Any, Any]:
         """The model as the engine runs it and its optimizer. A sharded copy begins from the whole weights."""

@@ -11,7 +11,7 @@ import pytest
 
 from oculex import runs
 from oculex.contracts import UserError
-from oculex.training import checkpoint, loop, plan, recipes
+from oculex.training import checkpoint, loop, plan, probe, recipes
 from oculex.training.folder import RunFolder, read_json, read_lines, write_json
 from tests.pool import apart, begin
 from tests.training.small import (
@@ -140,18 +140,18 @@ def test_the_command_says_how_to_go_on_and_exits_with_0(photos, whole, tmp_path)
 
 def test_a_budget_of_time_is_turned_into_steps_once(photos, tmp_path):
     out = tmp_path / "run"
-    assert apart(victim, photos, out, ["ema=0.9"], "2s", "in a step", loop.PROBE + 4) == -signal.SIGKILL
+    assert apart(victim, photos, out, ["ema=0.9"], "1s", "in a step", probe.LEAST + 4) == -signal.SIGKILL
     steps = read_json(RunFolder(out).plan)["steps"]
-    loop.Training._seconds_per_step = None  # a second measurement would fail
+    loop.seconds_per_step = None  # a second measurement would fail
     folder = runs.resume(out, quiet=True)
     assert read_json(folder.plan)["steps"] == steps == losses(folder)[-1][0]
 
 
 @pytest.fixture(autouse=True)
 def _measures():
-    kept = loop.Training._seconds_per_step
+    kept = loop.seconds_per_step
     yield
-    loop.Training._seconds_per_step = kept
+    loop.seconds_per_step = kept
 
 
 def test_measuring_the_budget_leaves_no_trace(photos, tmp_path):
