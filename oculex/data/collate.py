@@ -35,6 +35,10 @@ class Ragged:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def rows(self) -> list[list[int]]:
+        """The sequences without padding."""
+        return [row[:n] for row, n in zip(self.values.tolist(), self.lengths.tolist(), strict=True)]
+
     def __getitem__(self, rows: slice) -> Ragged:
         """The rows, trimmed to their own longest sequence."""
         lengths = self.lengths[rows]

@@ -1,31 +1,26 @@
-"""Embeddings of a source in its evaluation view: read ahead by threads, sharded over ranks, cached."""
+"""What a system makes of sources and texts, asked once: embeddings, scores, answers."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from oculex.contracts import BadSample, Batch, Sample, Source, UserError
 from oculex.data.collate import collate, to
-from oculex.evaluation.cache import Chunk, Item, Store
+from oculex.evaluation.cache import Item
+from oculex.evaluation.compute import Computing
 from oculex.evaluation.reader import Reader, Texts, digest_of, item
-from oculex.nn.weights import weights_hash
 
-CHUNK = 1024
-"""Samples per cached chunk: what an interruption can cost."""
 TILE = 32
 """Images whose pairs with all texts are scored together."""
 LONGEST = 1024
 """Bytes of an answer."""
-AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,8 @@ def embed(
     cache: Path | None = None,
     limit: int | None = None,
 ) -> tuple[list[str], np.ndarray]:
-    """(ids, float32 [n, D]) of a source's images ("image", "represent") or captions ("text").
+    """(ids, float32 [n, D]) of a source's images ("image", "represent"), captions ("text"), or one of the system's
+    ``modalities``.
 
     Raises ``UserError`` where a sample cannot be read; ``Embedder`` lists such samples instead.
     """
@@ -62,7 +58,8 @@ def embed(
         texts = [(item.id, item.captions) for item in embedder.items(source)]
         ids = [name for name, captions in texts for _ in captions]
         return ids, embedder.texts([caption for _, captions in texts for caption in captions])
-    found = {"image": embedder.images, "represent": embedder.represent}[what](source)
+    known = {"image": embedder.images, "represent": embedder.represent}
+    found = known[what](source) if what in known else embedder.modalities(source, [what])
     if found.bad:
         raise UserError(
             f"{source.name}: {len(found.bad)} unreadable samples, first {': '.join(found.bad[0])}"
@@ -88,13 +85,9 @@ class Embedder:
         cache: Path | None = None,
         limit: int | None = None,
     ) -> None:
-        if precision not in AUTOCAST:
-            raise UserError(f"precision {precision!r} is none of {', '.join(AUTOCAST)}")
-        self.system, self.batch, self.precision = system, batch, precision
-        self.device = torch.device(device) if device is not None else next(system.parameters()).device
-        self.workers = workers or min(8, os.cpu_count() or 1)
-        self.cache, self.limit = cache, limit
-        self.model = weights_hash(system)
+        self.computing = Computing(system, device, precision, workers, cache, limit)
+        self.system, self.batch = system, batch
+        self.device, self.model = self.computing.device, self.computing.model
         self._known: dict[tuple[str, str, str], Embeddings] = {}
 
     def images(self, source: Source) -> Embeddings:
@@ -194,7 +187,7 @@ class Embedder:
 
     def readable(self, source: Source) -> Iterator[tuple[int, Sample]]:
         """The readable samples with their places in the source."""
-        for index in self._indices(source):
+        for index in self.computing.indices(source):
             try:
                 yield int(index), source[int(index)]
             except BadSample:
@@ -226,7 +219,7 @@ class Embedder:
         key = (what, source.fingerprint(), against)
         if key not in self._known:
             reader = Reader(source, view or self.system.view, keys)
-            chunks = self._chunks(reader, what, function, against, batch or self.batch)
+            chunks = self.computing.chunks(reader, what, function, against, batch or self.batch)
             filled = [chunk.values for chunk in chunks if len(chunk.values)] or [np.zeros((0, 0), np.float32)]
             items = tuple(item for chunk in chunks for item in chunk.items)
             bad = tuple(entry for chunk in chunks for entry in chunk.bad)
@@ -236,99 +229,3 @@ class Embedder:
                 raise UserError(f"{source.name}: several samples have the same id; records need one each")
             self._known[key] = Embeddings(np.concatenate(filled), items, bad)
         return self._known[key]
-
-    def _chunks(
-        self, reader: Reader, what: str, function: Callable[[Batch], Tensor], against: str, batch: int
-    ) -> list[Chunk]:
-        indices = self._indices(reader.source)
-        store = None
-        if self.cache is not None:
-            store = Store(Path(self.cache), self._about(reader, indices, what, against))
-        rank, ranks = _rank()
-        parts = np.array_split(indices, range(CHUNK, len(indices), CHUNK))
-        own: dict[int, Chunk] = {}
-        for number in range(rank, len(parts), ranks):
-            cached = store.get(number) if store else None
-            if cached is not None:
-                own[number] = cached
-        todo = [number for number in range(rank, len(parts), ranks) if number not in own]
-        with _evaluating(self.system, self.device, AUTOCAST[self.precision]):
-            for number, chunk in self._compute(reader, function, {n: parts[n] for n in todo}, batch):
-                own[number] = chunk
-                if store:
-                    store.put(number, chunk)
-        return [chunk for _, chunk in sorted(_gather(own).items())]
-
-    def _compute(
-        self, reader: Reader, function: Callable[[Batch], Tensor], parts: dict[int, np.ndarray], batch: int
-    ) -> Iterator[tuple[int, Chunk]]:
-        jobs = [
-            (number, list(part[n : n + batch]))
-            for number, part in parts.items()
-            for n in range(0, len(part), batch)
-        ]
-        last = {number: n for n, (number, _) in enumerate(jobs)}
-        values: list[np.ndarray] = []
-        items: list[Item] = []
-        bad: list[tuple[str, str]] = []
-        for n, answers in enumerate(reader.ahead([job for _, job in jobs], self.workers)):
-            good = [answer for answer in answers if not isinstance(answer, BadSample)]
-            bad += [(answer.key, answer.reason) for answer in answers if isinstance(answer, BadSample)]
-            if good:
-                items += [item for item, _ in good]
-                inputs = to(collate([view for _, view in good]), self.device)
-                values.append(function(inputs).float().cpu().numpy())
-            number = jobs[n][0]
-            if n == last[number]:
-                rows = np.concatenate(values) if values else np.zeros((0, 0), np.float32)
-                yield number, Chunk(rows, tuple(items), tuple(bad))
-                values, items, bad = [], [], []
-
-    def _indices(self, source: Source) -> np.ndarray:
-        """All samples, or ``limit`` of them: the same random ones for every model, the fewer among the
-        more."""
-        if self.limit is None or self.limit >= len(source) or isinstance(source, Texts):
-            return np.arange(len(source))
-        return np.sort(np.random.default_rng(0).permutation(len(source))[: self.limit])
-
-    def _about(self, reader: Reader, indices: np.ndarray, what: str, against: str) -> dict[str, str]:
-        kind = type(self.system)
-        return {
-            "weights": self.model,
-            "system": f"{kind.__module__}.{kind.__qualname__}",
-            "config": repr(getattr(self.system, "config", None)),
-            "what": what,
-            "against": against,
-            "source": reader.source.fingerprint(),
-            "indices": digest_of(indices),
-            "view": reader.sketch(indices),
-            "precision": self.precision,
-        }
-
-
-@contextmanager
-def _evaluating(system: nn.Module, device: torch.device, autocast: torch.dtype | None) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's own mode (a frozen part stays in eval) comes back."""
-    modes = {module: module.training for module in system.modules()}
-    system.to(device).eval()
-    try:
-        with torch.inference_mode(), torch.autocast(device.type, autocast, enabled=autocast is not None):
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def _rank() -> tuple[int, int]:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
-
-
-def _gather(own: dict[int, Chunk]) -> dict[int, Chunk]:
-    ranks = _rank()[1]
-    if ranks == 1:
-        return own
-    parts: list[Any] = [None] * ranks
-    torch.distributed.all_gather_object(parts, own)
-    return {number: chunk for part in parts for number, chunk in part.items()}

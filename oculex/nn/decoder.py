@@ -167,7 +167,7 @@ class TextDecoder(nn.Module):
         """
         seen = self._memory(memory)
         memories = [block.cross.memory(seen) for block in self.blocks]  # type: ignore[union-attr, operator]
-        rows = [row[:n] for row, n in zip(text.values.tolist(), text.lengths.tolist(), strict=True)]
+        rows = text.rows()
         order = sorted(range(len(rows)), key=lambda t: rows[t])
         parts = [
             self._along(prefix_levels([rows[t] for t in order[at : at + tile]]), memories, len(memory))

@@ -7,14 +7,16 @@ import pytest
 import torch
 
 from oculex.contracts import UserError
+from oculex.evaluation import compute
 from oculex.evaluation import embed as embedding
-from oculex.evaluation.embed import Embedder, embed, weights_hash
+from oculex.evaluation.embed import Embedder, embed
+from oculex.nn.weights import weights_hash
 from tests.evaluation.test_fakes import Dual, Fusion, Listed, sample, unit
 
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    monkeypatch.setattr(embedding, "CHUNK", 8)
+    monkeypatch.setattr(compute, "CHUNK", 8)
 
 
 def made(n=30, kind=Dual):
@@ -177,7 +179,7 @@ def test_weights_hash_sees_every_bit_and_name():
 
 
 def on_rank(rank: int) -> tuple[int, list[str], np.ndarray, tuple]:
-    embedding.CHUNK = 8
+    compute.CHUNK = 8
     system = made()
     found = Embedder(system, batch=4).images(source(broken=[3]))
     return system.asked, found.ids, found.values, found.bad

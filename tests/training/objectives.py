@@ -17,6 +17,7 @@ from oculex.objectives.contrastive import contrastive
 from oculex.objectives.distillation import sparse_distillation
 from oculex.objectives.reconstruction import hidden_error, squared_error
 from oculex.objectives.self_distillation import centred_targets, self_distillation
+from oculex.objectives.tokenization import cosine_error, length_error
 from oculex.systems.contrastive.clip import CLIP, CLIPConfig
 
 ROWS, WORDS = 16, 11
@@ -208,6 +209,15 @@ class SelfDistillation(Towers):
         return self_distillation(student, targets, 0.2)
 
 
+class Tokenization(Towers):
+    """Features given back by cosine, and a share of kept ones."""
+
+    def losses(self, features, batch):
+        back = (features["b"] + self.scale).view(-1, 2, 3)
+        kept = self.head(features["a"]).sigmoid()
+        return {"back": cosine_error(back, batch["x"].view(-1, 2, 3)), "length": length_error(kept, 1 / 3)}
+
+
 class Normed(Pair):
     """BatchNorm in a tower, in the head, and in a part that is frozen in evaluation mode."""
 
@@ -230,7 +240,7 @@ class Blocks(CLIP):
 
 KINDS = [
     Pair, Probe, Blocks, Contrastive, Negatives, Continual, BagOfWords, NextToken, SoftCrossEntropy, SquaredError,
-    HiddenError, SelfDistillation, SparseDistillation,
+    HiddenError, SelfDistillation, SparseDistillation, Tokenization,
 ]  # fmt: skip
 """Those whose losses and gradients do not depend on how a batch is cut."""
 
