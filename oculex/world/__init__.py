@@ -16,11 +16,12 @@ from oculex.world.language import STYLES, caption, writes
 from oculex.world.questions import KINDS, Question, questions
 from oculex.world.relations import Relation, relations
 from oculex.world.scene import Camera, Object, Scene, SceneConfig, class_names, class_of, concept_index
-from oculex.world.sensors import SENSORS, Sensor
+from oculex.world.sensors import ARRAYS, SENSORS, Sensor
 from oculex.world.vocabulary import colour_names, material_names, shape_names
 from oculex.world.words import LANGUAGES, SYNONYMS
 
 __all__ = [
+    "ARRAYS",
     "DOMAINS",
     "KINDS",
     "LANGUAGES",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from oculex.world.relations import OPPOSITE
 from oculex.world.scene import Object
 from oculex.world.words import FLOOR, MATERIAL_WORD, NUMBER, SYNONYMS
 
@@ -18,6 +19,7 @@ PHRASE = {
     "left of": ("to the left of", "left of"), "right of": ("to the right of", "right of"),
     "in front of": ("in front of",), "behind": ("behind",), "next to": ("next to", "beside"),
 }  # fmt: skip
+_OPENINGS = ("", "", "", "", "a picture of ", "a photo of ", "there is ")
 _LIGHT = {
     "studio": "The light is even and bright.", "dusk": "Low warm evening light casts long shadows.",
     "overcast": "The light is flat and grey.", "night": "It is dark, with a single lamp.",
@@ -59,8 +61,25 @@ def alt(content: Content, rng: np.random.Generator) -> str:
         text = _with_others(content, names, rng)
     if rng.random() < 0.25:
         text += f" on {FLOOR[content.floor]}"
-    opening = pick(rng, ("", "", "", "", "a picture of ", "a photo of ", "there is "))
-    return opening + text
+    return pick(rng, _OPENINGS) + text
+
+
+def placed(content: Content, rng: np.random.Generator) -> str:
+    """How two objects stand, which are named by colour and shape alone, told from the one or the other equally often.
+
+    ``alt`` tells it from the smaller and mostly farther one, so size and nearness say who is spoken of first.
+    """
+    if not content.objects:
+        return alt(content, rng)
+    names = [article(thing.concept) for thing in content.objects[:2]]
+    text = " and ".join(names)
+    if len(names) > 1 and content.places[1] is not None:
+        name, (subject, other) = content.places[1][0], names
+        if rng.random() < 0.5:
+            text = f"{other} {pick(rng, PHRASE[name])} {subject}"
+        else:
+            text = f"{subject} {pick(rng, PHRASE[OPPOSITE.get(name, name)])} {other}"
+    return pick(rng, _OPENINGS) + text
 
 
 def _with_others(content: Content, names: list[str], rng: np.random.Generator) -> str:

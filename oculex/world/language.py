@@ -18,7 +18,8 @@ from oculex.world.scene import Object, Scene
 from oculex.world.vocabulary import colour_names, shape_names
 from oculex.world.words import LANGUAGES
 
-STYLES: tuple[str, ...] = ("alt", "detailed", "noisy", "wrong", "synonyms")
+STYLES: tuple[str, ...] = ("alt", "detailed", "noisy", "wrong", "synonyms", "placed")
+ENGLISH_ONLY = ("noisy", "synonyms", "placed")
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ def caption(scene: Scene, rng: np.random.Generator, style: str = "alt", language
     """One caption of a scene.
 
     ``alt`` is short as in alternative texts; ``detailed`` has several sentences; ``noisy`` is as found on the
-    web; ``wrong`` is fluent and false; ``synonyms`` is ``alt`` in other words. German and Chinese have alt,
-    detailed and wrong.
+    web; ``wrong`` is fluent and false; ``synonyms`` is ``alt`` in other words; ``placed`` tells how two objects
+    stand from either of them. German and Chinese have alt, detailed and wrong.
     """
     writes(style, language)
     content = observe(scene, rng)
@@ -56,7 +57,7 @@ def writes(style: str, language: str) -> None:
             f"world: no captions {style!r} in {language!r}; styles are {', '.join(STYLES)}, languages "
             f"{', '.join(LANGUAGES)}"
         )
-    if language != "en" and style in ("noisy", "synonyms"):
+    if language != "en" and style in ENGLISH_ONLY:
         raise UserError(f"world: {style!r} captions are in English only; set language=en")
 
 
@@ -65,6 +66,7 @@ _WRITERS: dict[tuple[str, str], Callable[[Content, np.random.Generator], str]] =
     ("en", "detailed"): english.detailed,
     ("en", "noisy"): english.noisy,
     ("en", "synonyms"): english.synonyms,
+    ("en", "placed"): english.placed,
     ("de", "alt"): german.alt,
     ("de", "detailed"): german.detailed,
     ("zh", "alt"): chinese.alt,

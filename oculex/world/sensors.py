@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from oculex.world.alternatives import alternatives
-from oculex.world.camera import View, look
+from oculex.world.camera import View, look, survey
 from oculex.world.graph import scene_graph
+from oculex.world.grounding import grounded
 from oculex.world.infrared import infrared
 from oculex.world.questions import KINDS, questions
 from oculex.world.scene import Scene, concept_index
-from oculex.world.sound import sound
-from oculex.world.video import video
+from oculex.world.sound import COUNT, sound
+from oculex.world.video import FRAMES, video
 
 Sensor = Callable[[Scene, int, np.random.Generator], Any]
 """(scene, pixels a side of its picture, randomness of what is drawn) -> the sample's value."""
@@ -37,11 +38,19 @@ def _semantic(scene: Scene, size: int, _: np.random.Generator) -> np.ndarray:
     return table[_seen(scene, size).instances]
 
 
+def _box_labels(scene: Scene, _size: int, _: np.random.Generator) -> np.ndarray:
+    seen = survey(scene)
+    labels = [concept_index(thing) if seen.visible(i) else -1 for i, thing in enumerate(scene.objects)]
+    return np.array(labels, np.int64)
+
+
 SENSORS: Mapping[str, Sensor] = {
     "depth": lambda scene, size, _: _seen(scene, size).depth,
     "instances": lambda scene, size, _: _seen(scene, size).instances,
     "semantic": _semantic,
     "boxes": lambda scene, size, _: _seen(scene, size).boxes,
+    "box_labels": _box_labels,
+    "grounded": lambda scene, _, rng: grounded(scene, rng),
     "graph": lambda scene, size, _: scene_graph(scene, size),
     "alternatives": lambda scene, _, rng: alternatives(scene, rng),
     "questions": lambda scene, _, rng: [asdict(asked) for asked in questions(scene, rng, len(KINDS))],
@@ -50,3 +59,12 @@ SENSORS: Mapping[str, Sensor] = {
     "video": lambda scene, size, _: video(scene, size),
 }
 """Keys of ``oculex.data.schema``, which gives their types, shapes and units."""
+
+ARRAYS: Mapping[str, tuple[str, Callable[[int], tuple[int, ...]]]] = {
+    "depth": ("<f4", lambda size: (size, size)),
+    "infrared": ("<f4", lambda size: (size, size)),
+    "audio": ("<f4", lambda _: (COUNT,)),
+    "video": ("|u1", lambda size: (FRAMES, size, size, 3)),
+}
+"""Type, and shape by the pixels a side, of those that are functions of the scene alone and take longer to make than to
+read: worth keeping."""

@@ -20,12 +20,15 @@ from oculex.world import (
     shape_names,
     survey,
 )
+from oculex.world.english import placed
 from oculex.world.german import describe as german
+from oculex.world.language import observe
 from oculex.world.relations import Relation, relations
 from oculex.world.scene import Scene
 from oculex.world.vocabulary import SHAPE
 from oculex.world.words import DE_COLOUR, DE_SHAPE, MATERIAL_WORD, ZH_COLOUR, ZH_SHAPE
 
+PLACES = "left of|right of|in front of|behind|next to|beside"
 SCENES = [make_scene(31, i) for i in range(150)]
 VIEWS = [*SCENES, *(s.seen_from(130.0, 12.0) for s in SCENES)]
 PHRASE = re.compile(
@@ -85,6 +88,35 @@ def test_told_places_are_true():
             ), text
             told += 1
     assert told > 40
+
+
+def test_placed_captions_are_true_and_tell_every_place_that_is_known():
+    told = Counter()
+    for n, scene in enumerate(VIEWS):
+        text = caption(scene, np.random.default_rng(n), "placed")
+        assert holds(text, scene), text
+        places = observe(scene, np.random.default_rng(n)).places
+        told[len(places) > 1 and places[1] is not None, bool(re.search(f" ({PLACES}) ", text))] += 1
+    assert told[True, True] > 150
+    assert not told[True, False]
+    assert not told[False, True]
+
+
+def test_placed_captions_tell_of_either_thing_first():
+    """So who is told of first says neither which is the subject nor which is nearer."""
+    told, subject = Counter(), Counter()
+    for n, scene in enumerate(SCENES):
+        content = observe(scene, np.random.default_rng(n))
+        things = [thing.concept for thing in content.objects[:2]]
+        if len(set(things)) < 2 or content.places[1] is None:
+            continue
+        for draw in range(20):
+            text = placed(content, np.random.default_rng((n, draw)))
+            told.update(re.findall(PLACES, text))
+            subject[text.index(things[0]) < text.index(things[1])] += 1
+    for one, other in ((told["in front of"], told["behind"]), (subject[True], subject[False])):
+        assert one + other > 400
+        assert abs(one - other) < 3 * (one + other) ** 0.5
 
 
 def holds(text: str, scene: Scene) -> bool:

@@ -1,4 +1,4 @@
-"""The embedded world as a source: scenes are rendered once and kept, so that training never waits for them."""
+"""The embedded world as a source: scenes are rendered once and kept, and so is what further sensors see of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ import numpy as np
 from oculex.contracts import Sample, UserError
 from oculex.data.order import generator
 from oculex.data.sources.files import cache_folder, digest
+from oculex.data.sources.kept import Kept
 from oculex.world import (
+    ARRAYS,
     DOMAINS,
     SENSORS,
     Scene,
@@ -38,6 +40,8 @@ SIZES = {"train": 16_000, "test": 2_000}
 _CHUNK = 500
 _DRAWN_BY = ("generate", "camera", "language")
 """The world's files that rendered scenes come from, with all that these import."""
+_SENSED_BY = ("sensors",)
+"""Those that all else comes from."""
 
 
 @dataclass(frozen=True)
@@ -171,16 +175,38 @@ class EmbeddedWorld:
         if world.keys:
             scene = self.scene(index)
             for key in world.sensors():
-                sample[key] = SENSORS[key](scene, world.size, generator(world.seed, index, 0x5E))
+                make = partial(SENSORS[key], scene, world.size, generator(world.seed, index, 0x5E))
+                sample[key] = self._kept[key].row(index, make) if key in ARRAYS else make()
+            if "box_labels" in sample:
+                sample["box_labels"] = self._classes_of_concepts[sample["box_labels"]]
         return sample
+
+    @cached_property
+    def _classes_of_concepts(self) -> np.ndarray:
+        """Of each of the world's concepts its class in this source, whose scenes may be of a part of them; -1 of none."""
+        number = {name: place for place, name in enumerate(self.classes)}
+        return np.array([*(number.get(name, -1) for name in class_names()), -1])
 
     def scene(self, index: int) -> Scene:
         """What is behind a sample: to be seen from elsewhere, later, or by another sensor."""
         return make_scene(self.world.seed, index, replace(self.world.config(), split=self.world.split))
 
     @cached_property
+    def _kept(self) -> dict[str, Kept]:
+        """Where the keys that are arrays of one shape are kept: by what scenes are made of, however many they are and
+        whatever else is asked of them."""
+        world = self.world
+        seen = replace(world, scenes=0, style="", language="", captions=0, keys="", held_keys="")
+        folder = cache_folder() / "world" / f"seen-{digest([seen, world.part, _version(_SENSED_BY)])}"
+        arrays = {key: ARRAYS[key] for key in world.sensors() if key in ARRAYS}
+        return {
+            key: Kept(folder / f"{key}.rows", dtype, shape(world.size))
+            for key, (dtype, shape) in arrays.items()
+        }
+
+    @cached_property
     def _rendered(self) -> tuple[np.ndarray, list[list[str]], list[int]]:
-        drawn = replace(self.world, keys="", held_keys="")  # what is made when asked for is not kept
+        drawn = replace(self.world, keys="", held_keys="")  # which are kept apart, or made when asked for
         folder = cache_folder() / "world" / EmbeddedWorld(drawn).fingerprint()
         if not folder.exists():
             _build(drawn, folder)
@@ -191,12 +217,12 @@ class EmbeddedWorld:
         return images, [row["captions"] for row in rows], [row["label"] for row in rows]
 
 
-@lru_cache(maxsize=1)
-def _version() -> str:
+@lru_cache(maxsize=2)
+def _version(drawn_by: tuple[str, ...] = _DRAWN_BY) -> str:
     """The cache belongs to the code that drew it; other sensors may change without a scene being drawn anew."""
     import oculex.world
 
-    folder, todo, texts = Path(oculex.world.__file__).parent, list(_DRAWN_BY), dict[str, str]()
+    folder, todo, texts = Path(oculex.world.__file__).parent, list(drawn_by), dict[str, str]()
     while todo:
         name = todo.pop()
         path = folder / f"{name}.py"
