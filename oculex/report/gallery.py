@@ -47,8 +47,8 @@ def _shown(entry: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def inlined(uri: str) -> str:
-    """A thumbnail of a data URI; empty where it is no picture."""
+def inlined(uri: str, side: int = 160) -> str:
+    """A thumbnail of a data URI, at most ``side`` pixels; empty where it is no picture."""
     from PIL import Image, UnidentifiedImageError
 
     head, _, body = uri.partition(",")
@@ -56,6 +56,6 @@ def inlined(uri: str) -> str:
         return ""
     try:
         with Image.open(io.BytesIO(b64decode(body, validate=True))) as picture:
-            return thumbnail(picture)
+            return thumbnail(picture, side)
     except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError, binascii.Error):
         return ""

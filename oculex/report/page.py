@@ -12,7 +12,7 @@ from typing import Any
 
 from oculex import catalog
 from oculex.evaluation.curves import along
-from oculex.report import charts, commands, confusion, gallery, modalities, stream
+from oculex.report import charts, commands, confusion, drawn, gallery, modalities, stream
 from oculex.report.html import render, svg
 from oculex.report.measures import (
     Estimate,
@@ -53,6 +53,7 @@ def write_report(run: Path) -> Path:
         evaluation=_evaluation(metrics, classes),
         learning=_learning(evaluations, classes),
         gallery=gallery.section(folder.path),
+        drawn=drawn.section(folder.path),
         confusion=confusion.section(tables),
         modalities=modalities.section(tables),
         stream=stream.section(folder.records),
