@@ -41,6 +41,18 @@ SCHEMA: dict[str, Key] = {
     "instances": Key("uint8 array", "[H, W]", "0 is background", "object index plus one at each pixel"),
     "semantic": Key("uint8 array", "[H, W]", "0 is background", "class index plus one at each pixel"),
     "boxes": Key("float32 array", "[n, 4]", "pixel, x0 y0 x1 y1", "boxes of the visible part of each object"),
+    "box_labels": Key(
+        "int array", "[n]", "", "class index of each box into the source's class names; -1 is none"
+    ),
+    "box_ignored": Key(
+        "bool array", "[n]", "", "a box of a crowd, or too hard: to find it is neither right nor wrong"
+    ),
+    "grounded": Key(
+        "list[dict]",
+        "[n]",
+        "",
+        "text, spans of its phrases in characters, boxes that each means, kind of text",
+    ),
     "graph": Key("dict", "", "", "objects with attributes, and relations"),
     "alternatives": Key(
         "list[dict]",
@@ -48,6 +60,9 @@ SCHEMA: dict[str, Key] = {
         "",
         "kind, true text, false texts, group of the kind, picture if it is not the sample",
     ),
-    "questions": Key("list[dict]", "[n]", "", "question, answer and kind"),
+    "questions": Key(
+        "list[dict]", "[n]", "", "question, answer and kind; answers where several people were asked"
+    ),
+    "conversation": Key("list[dict]", "[n]", "", "turns in order: role (system, user or assistant) and text"),
     "question": Key("str", "", "", "what an evaluation asks about the sample; no source has it"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import html
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
@@ -16,8 +17,8 @@ from tokenizers import Tokenizer as Backend
 from oculex.contracts import UserError
 
 START, END = "<start_of_text>", "<end_of_text>"
-TEMPLATE = "chat_template"
-"""Where a tokenizer.json that we write keeps it."""
+CONFIG = "tokenizer_config.json"
+"""Beside a tokenizer.json, as transformers keeps it: there the chat template stands."""
 
 
 class BytePair:
@@ -49,30 +50,56 @@ class BytePair:
         ids = self.backend.encode(self._clean(text), add_special_tokens=False).ids
         return [self.start, *ids[: context - 2], self.end]
 
+    def located(self, text: str, context: int) -> tuple[list[int], list[tuple[int, int]]]:
+        """``encode``'s ids, and the characters of the text that each stands for: (start, end), (0, 0) for start and end.
+
+        Raises UserError for a vocabulary that rewrites texts before it reads them, CLIP's, where it does.
+        """
+        if self._clean(text) != text and len(self._clean(text)) != len(text):
+            raise UserError(
+                f"this tokenizer rewrites {text[:60]!r} before it reads it, so words cannot be found in it; use "
+                "corpus:SIZE or hub:NAME"
+            )
+        found = self.backend.encode(self._clean(text), add_special_tokens=False)
+        inside = list(zip(found.ids, found.offsets, strict=True))[: context - 2]
+        around = [(self.start, (0, 0)), *inside, (self.end, (0, 0))]
+        return [number for number, _ in around], [place for _, place in around]
+
     def decode(self, ids: Sequence[int]) -> str:
         return self.backend.decode([i for i in ids if i not in (self.start, self.end)]).strip()
 
     def save(self, path: Path) -> None:
-        """As a tokenizer.json, which has the chat template too where there is one."""
-        if self.template is None:
-            self.backend.save(str(path))
-        else:
-            tree = json.loads(self.backend.to_str()) | {TEMPLATE: self.template}
-            path.write_text(json.dumps(tree, ensure_ascii=False), encoding="utf-8")
+        """As a tokenizer.json, and where there is a chat template, in the file beside it that transformers reads."""
+        if self.template is not None:
+            save_tokenizer_config(self, path.parent, self.template)
+        self.backend.save(str(path))
 
     @classmethod
     def load(cls, path: Path) -> BytePair:
         try:
-            text = path.read_text(encoding="utf-8")
-            if f'"{TEMPLATE}"' not in text:
-                return cls(Backend.from_str(text))
-            tree = json.loads(text)
-            template = str(tree.pop(TEMPLATE, "")) or None
-            return cls(Backend.from_str(json.dumps(tree)), template=template)
+            beside = path.with_name(CONFIG)
+            kept = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+            template = kept.get("chat_template") if isinstance(kept, dict) else None
+            return cls(
+                Backend.from_str(path.read_text(encoding="utf-8")),
+                template=template if isinstance(template, str) else None,
+            )
         except UserError:
             raise
         except Exception as error:  # the library raises bare Exception
             raise UserError(f"cannot read tokenizer {path}: {str(error)[:100]}") from error
+
+
+def save_tokenizer_config(tokenizer: BytePair, folder: Path, template: str | None) -> None:
+    """Writes what transformers' AutoTokenizer wants beside a tokenizer.json: its kind, the tokens around a text, and how
+    conversations are written."""
+    ends = {"bos_token": tokenizer.start, "eos_token": tokenizer.end, "pad_token": tokenizer.end}
+    tree: dict[str, object] = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    tree |= {name: tokenizer.backend.id_to_token(number) for name, number in ends.items()}
+    tree |= {} if template is None else {"chat_template": template}
+    part = folder / f".{CONFIG}.{os.getpid()}"
+    part.write_text(json.dumps(tree, ensure_ascii=False, indent=1), encoding="utf-8")
+    part.replace(folder / CONFIG)
 
 
 def published_tokenizer(name: str) -> BytePair:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from oculex.contracts import BadSample, Sample, Tokenizer, UserError
-from oculex.data.augment import random_resized_crop, resize_center_crop
+from oculex.data.augment import cropped, random_resized_crop, resize_center_crop
+from oculex.data.decode import Encoded
 
 
 def image_view(
@@ -24,6 +25,17 @@ def image_view(
     if rng is None:
         return {"image": resize_center_crop(sample["image"], size, key=sample["id"])}
     return {"image": random_resized_crop(sample["image"], size, rng, scale=crop, key=sample["id"])}
+
+
+def squeezed_view(sample: Sample, rng: np.random.Generator | None, size: int) -> dict[str, Any]:
+    """{"image": uint8 [3, size, size]}: the whole picture, squeezed into a square, the same with and without ``rng``.
+
+    A sample without an image is treated as ``image_view`` treats it.
+    """
+    if "image" not in sample:
+        return image_view(sample, rng, size, (1.0, 1.0))
+    encoded = Encoded(sample["image"], sample["id"])
+    return {"image": cropped(encoded, (0, 0, *encoded.size), size)}
 
 
 def label(sample: Sample, classes: int) -> int:

@@ -1,4 +1,5 @@
-"""How well a text agrees with several reference captions: BLEU, ROUGE-L and CIDEr-D, as COCO's evaluation has them.
+"""How well a text agrees with several reference captions: BLEU, ROUGE-L and CIDEr-D, as COCO's evaluation has them; and
+whether it breaks off or repeats itself.
 
 Texts are lists of words: lower case, without punctuation. COCO's own tokenizer (a Java program) differs in rare cases,
 such as clitics ("it's" is two words there). Published figures use it.
@@ -23,6 +24,24 @@ N = 4
 def words(text: str) -> list[str]:
     """Words and numbers in lower case."""
     return re.findall(r"[^\W_]+(?:['’][^\W_]+)*", text.lower())
+
+
+def breaks_off(text: str) -> bool:
+    """Whether a text ends within a sentence: without a full stop, a question mark or an exclamation mark, or in dots."""
+    end = text.rstrip().rstrip("\"'”’)]")
+    return not end.endswith((".", "!", "?", "。")) or end.endswith("..")
+
+
+def repeats(text: str) -> bool:
+    """Whether a text has a sentence twice, or the same words three times in a row."""
+    sentences = [" ".join(words(sentence)) for sentence in re.split(r"[.!?。]+", text)]
+    sentences = [sentence for sentence in sentences if sentence]
+    said = words(text)
+    return len(set(sentences)) < len(sentences) or any(
+        said[at : at + n] == said[at + n : at + 2 * n] == said[at + 2 * n : at + 3 * n]
+        for n in range(1, len(said) // 3 + 1)
+        for at in range(len(said) - 3 * n + 1)
+    )
 
 
 def _grams(text: Words, n: int) -> Counter[tuple[str, ...]]:

@@ -1,8 +1,8 @@
 """Captioning: the model describes each image, and what it says is compared with what people said.
 
 Records: ``item`` and ``cluster`` are the image; ``output`` the text; ``parsed`` its words; ``truth`` {"captions": the
-references}; ``score`` its ROUGE-L; ``status`` rated, unparsed where the text has no word. ``control`` wrong_image: the
-description of another image, for a model that says what fits any.
+references, "name": its class where that is known}; ``score`` its ROUGE-L; ``status`` rated, unparsed where the text has
+no word. ``control`` wrong_image: the description of another image, for a model that says what fits any.
 """
 
 from __future__ import annotations
@@ -13,8 +13,18 @@ from typing import Any
 import numpy as np
 
 from oculex.contracts import Answers, Source
-from oculex.evaluation.caption_scores import Bleu, N, bleu_counts, cider_d, rouge_l, words
-from oculex.evaluation.measures import Statistic, mean
+from oculex.evaluation.cache import Item
+from oculex.evaluation.caption_scores import (
+    Bleu,
+    N,
+    bleu_counts,
+    breaks_off,
+    cider_d,
+    repeats,
+    rouge_l,
+    words,
+)
+from oculex.evaluation.measures import Statistic, contrast, mean
 from oculex.evaluation.records import Table, concat
 from oculex.evaluation.task import Context, Task, wrong_image
 
@@ -34,6 +44,7 @@ def run(system: Any, source: Source, context: Context) -> Table:
     if len(ids) > 1:
         shown["wrong_image"] = wrong_image(ids)
     references = [[words(caption) for caption in item.captions] for item, _ in found]
+    truths = [json.dumps({"captions": list(item.captions)} | _name(item, source)) for item, _ in found]
     tables = []
     for control, which in shown.items():
         texts = [found[n][1] for n in which]
@@ -49,7 +60,7 @@ def run(system: Any, source: Source, context: Context) -> Table:
                 control=control,
                 output=texts,
                 parsed=[" ".join(each) for each in said],
-                truth=[json.dumps({"captions": list(item.captions)}) for item, _ in found],
+                truth=truths,
                 score=[rouge_l(each, refs) for each, refs in zip(said, references, strict=True)],
                 status=["rated" if each else "unparsed" for each in said],
             )
@@ -57,21 +68,40 @@ def run(system: Any, source: Source, context: Context) -> Table:
     return concat(tables)
 
 
+def _name(item: Item, source: Source) -> dict[str, str]:
+    return {} if item.label is None or not source.classes else {"name": source.classes[item.label]}
+
+
 def statistics(table: Table) -> dict[str, Statistic]:
     """CIDEr-D, BLEU and ROUGE-L over all texts; one without a word counts as 0. CIDEr's weights of words are those of the
-    whole set, whatever is resampled."""
+    whole set, whatever is resampled.
+
+    ``gain_over_wrong_image`` is in CIDEr-D. ``named``: texts that hold every word of the image's class, where classes are
+    known ("a small red rubber ball" names "red ball"). ``whole``: texts that neither break off nor repeat themselves.
+    """
     out: dict[str, Statistic] = {}
     for prefix, control in (("", ""), ("wrong_image_", "wrong_image")):
         rows = table.where(control=control)
         if not len(rows):
             continue
         said = [text.split() for text in table["parsed"][rows]]
-        references = [[words(c) for c in json.loads(text)["captions"]] for text in table["truth"][rows]]
+        truths = [json.loads(text) for text in table["truth"][rows]]
+        references = [[words(caption) for caption in truth["captions"]] for truth in truths]
         out[f"{prefix}cider"] = mean(cider_d(said, references), rows)
         counts = np.array([bleu_counts(*pair) for pair in zip(said, references, strict=True)], float)
         out |= {f"{prefix}bleu{n}": Bleu(rows, counts, n) for n in (1, N)}
         out[f"{prefix}rouge_l"] = mean(table["score"][rows], rows)
+        known = np.array(["name" in truth for truth in truths])
+        if known.any():
+            right = [set(words(t.get("name", ""))) <= set(text) for t, text in zip(truths, said, strict=True)]
+            out[f"{prefix}named"] = mean(np.array(right)[known], rows[known])
+    if "wrong_image_cider" in out:
+        out["gain_over_wrong_image"] = contrast(out["cider"], out["wrong_image_cider"])
     asked = table.where(control="")
+    broken = np.array([breaks_off(text) for text in table["output"][asked]])
+    again = np.array([repeats(text) for text in table["output"][asked]])
+    out["whole"] = mean(~(broken | again), asked)
+    out["broken_off"], out["repetitive"] = mean(broken, asked), mean(again, asked)
     out["unparsed"] = mean(table["status"][asked] == "unparsed", asked)
     return out
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from oculex.contracts import BadSample, Batch, Source, UserError
 from oculex.data.collate import collate, to
 from oculex.evaluation.cache import Chunk, Item, Store
-from oculex.evaluation.reader import Reader, Texts, digest_of
+from oculex.evaluation.reader import Reader, Whole, digest_of
 from oculex.nn.weights import weights_hash
 
 CHUNK = 1024
@@ -97,7 +97,7 @@ class Computing:
     def indices(self, source: Source) -> np.ndarray:
         """All samples, or ``limit`` of them: the same random ones for every model, the fewer among the
         more."""
-        if self.limit is None or self.limit >= len(source) or isinstance(source, Texts):
+        if self.limit is None or self.limit >= len(source) or isinstance(source, Whole):
             return np.arange(len(source))
         return np.sort(np.random.default_rng(0).permutation(len(source))[: self.limit])
 

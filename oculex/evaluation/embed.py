@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +184,15 @@ class Embedder:
         found = self._embed(source, f"answers:{'+'.join(keys)}", say, against=str(most), keys=keys)
         texts = [bytes(row[row > 0].astype(np.uint8)).decode(errors="ignore") for row in found.values]
         return list(zip(found.items, texts, strict=True))
+
+    def grounded(self, source: Source, most: int) -> Embeddings:
+        """The ``most`` best boxes of each phrase of each sample's grounded text, [n, phrases, most, 5]."""
+
+        def find(batch: Batch) -> Tensor:
+            return self.system.ground(batch, most).flatten(1)
+
+        found = self._embed(source, "grounded", find, against=str(most), keys=("image", "grounded"))
+        return replace(found, values=found.values.reshape(len(found.items), -1, most, 5))
 
     def readable(self, source: Source) -> Iterator[tuple[int, Sample]]:
         """The readable samples with their places in the source."""

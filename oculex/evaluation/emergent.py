@@ -30,6 +30,7 @@ from oculex.evaluation.task import Context, Task
 NAME = "emergent"
 TEXT = "text"
 BETWEEN = "_to_"
+RECALL = (1, 10)
 
 
 def run(system: Any, source: Source, context: Context) -> Table:
@@ -92,21 +93,23 @@ def paired(direction: str) -> bool:
 
 
 def statistics(table: Table) -> dict[str, Statistic]:
-    """Recall at 1: the mean over the pairs never trained on, over those with text, by chance, and of each direction."""
-    directions = list(dict.fromkeys(table["prompt"]))
-    each = {
-        name: mean(table["score"][rows] <= 1, rows)
-        for name in directions
-        for rows in [table.where(prompt=name)]
-    }
+    """Recall at 1 and at 10: the mean over the pairs never trained on, over those with text, by chance, and of each
+    direction."""
     out: dict[str, Statistic] = {}
-    for group, wanted in (("never_paired", False), ("paired", True)):
-        parts = [each[name] for name in directions if paired(name) == wanted]
-        if parts:
-            out[f"{group}_r1"] = average(parts)
-            chance = np.array([1 / json.loads(text)["of"] for text in table["truth"]])
-            out[f"chance_{group}_r1"] = mean(chance)
-    return out | {f"{name}_r1": statistic for name, statistic in each.items()}
+    single: dict[str, Statistic] = {}
+    size = np.array([json.loads(text)["of"] for text in table["truth"]])
+    directions = {name: table.where(prompt=name) for name in dict.fromkeys(table["prompt"])}
+    for k in RECALL:
+        chance = np.minimum(1.0, k / size)
+        each = {name: mean(table["score"][rows] <= k, rows) for name, rows in directions.items()}
+        for group, wanted in (("never_paired", False), ("paired", True)):
+            parts = [each[name] for name in directions if paired(name) == wanted]
+            if parts:
+                out[f"{group}_r{k}"] = average(parts)
+                out[f"chance_{group}_r{k}"] = mean(chance)
+        out[f"chance_r{k}"] = mean(chance)
+        single |= {f"{name}_r{k}": statistic for name, statistic in each.items()}
+    return out | single
 
 
 TASK = Task(

@@ -15,7 +15,9 @@ from oculex.contracts import BadSample, Sample, Source, UserError
 from oculex.evaluation import (
     captioning,
     compositional,
+    detection,
     emergent,
+    grounding,
     knn,
     labels,
     language,
@@ -43,6 +45,8 @@ TASKS: dict[str, Task] = {
         questions.VQA,
         questions.POPE,
         captioning.TASK,
+        grounding.TASK,
+        detection.TASK,
         knn.TASK,
         probe.TASK,
     )

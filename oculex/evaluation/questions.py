@@ -1,12 +1,14 @@
 """Questions about images: visual question answering, and whether objects are there that are not (POPE).
 
 An answer is right where, as VQA compares them, it equals the right one: lower case, no punctuation, no articles, number
-words as digits. A question whose right answer is yes or no has to be answered by a text that begins with one of them,
-else it is unparsed; of any other question only an answer without a word is unparsed.
+words as digits. Where several people answered, it is right by the share of three of them who gave it, on average over
+leaving out each of them (VQA's evaluation). A question whose right answer is yes or no has to be answered by a text that
+begins with one of them, else it is unparsed; of any other question only an answer without a word is unparsed.
 
 Records: ``item`` is the question (image id#n), ``cluster`` the image; ``prompt`` the question's kind; ``output`` the
-text; ``parsed`` the answer; ``truth`` the right one; ``score`` 1 where right. ``control`` wrong_image: asked about
-another image; no_image: asked about none.
+text; ``parsed`` the answer; ``truth`` the right one, of several people's the most frequent; ``score`` how far it is
+right; ``status`` right where it equals ``truth``. ``control`` wrong_image: asked about another image; no_image: asked
+about none.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import numpy as np
 
 from oculex.contracts import Answers, Sample, Source
 from oculex.evaluation.measures import Ratio, Statistic, contrast, mean
-from oculex.evaluation.reader import digest_of
+from oculex.evaluation.reader import Whole, digest_of
 from oculex.evaluation.records import Table, concat
 from oculex.evaluation.task import Context, Task, wrong_image
 
@@ -46,9 +48,17 @@ class Asked:
     question: str
     answer: str
     kind: str
+    people: tuple[str, ...] = ()
+    """Answers of several people."""
+
+    def score(self, parsed: str) -> float:
+        if not parsed or not self.people:
+            return float(bool(parsed) and parsed == normal(self.answer))
+        given = [normal(each) for each in self.people]
+        return float(np.mean([min(1.0, (given.count(parsed) - (each == parsed)) / 3) for each in given]))
 
 
-class Questions:
+class Questions(Whole):
     """A source's questions as samples: an image and a ``question``; ``shown`` are the images' indices."""
 
     classes: tuple[str, ...] = ()
@@ -86,7 +96,15 @@ def parse(text: str, truth: str) -> str:
 def run(wanted: Callable[[str], bool], name: str, system: Any, source: Source, context: Context) -> Table:
     embedder = context.embedder
     asked = [
-        Asked(f"{sample['id']}#{n}", str(sample["id"]), index, each["question"], each["answer"], each["kind"])
+        Asked(
+            item=f"{sample['id']}#{n}",
+            image=str(sample["id"]),
+            index=index,
+            question=each["question"],
+            answer=each["answer"],
+            kind=each["kind"],
+            people=tuple(each.get("answers", ())),
+        )
         for index, sample in embedder.readable(source)
         if sample.get("image") is not None
         for n, each in enumerate(sample.get("questions") or ())
@@ -134,14 +152,14 @@ def _records(
         output=[said[each.item] for each in rows],
         parsed=parsed,
         truth=truths,
-        score=[float(each == "right") for each in status],
+        score=[each.score(answer) for each, answer in zip(rows, parsed, strict=True)],
         status=status,
     )
 
 
 def _accuracy(table: Table, rows: np.ndarray) -> Ratio:
-    """Share of right answers among all; one that cannot be parsed is not right."""
-    return mean(table["status"][rows] == "right", rows)
+    """Mean score of all answers; one that cannot be parsed has none."""
+    return mean(table["score"][rows], rows)
 
 
 def statistics(table: Table) -> dict[str, Statistic]:

@@ -20,7 +20,11 @@ AHEAD = 3
 """Batches read ahead."""
 
 
-class Texts:
+class Whole:
+    """A source of questions, of which a limit takes nothing more: they were made of what it left of the data."""
+
+
+class Texts(Whole):
     """Texts as a source, so that they take the same path as images."""
 
     classes: tuple[str, ...] = ()

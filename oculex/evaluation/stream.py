@@ -28,7 +28,7 @@ class Stream:
     recall: tuple[tuple[Estimate, ...], ...]
     """R[i, j]."""
     final_recall: Estimate
-    """Mean of R[T, j] over all tasks j (CTP, Zhu et al. 2023, section 5.1, task by task)."""
+    """Mean of R[T, j] over all tasks j (as CTP's authors take it, Zhu et al. 2023, but task by task)."""
     forgetting: Estimate
     """Mean over earlier tasks j of max over i < T of R[i, j] - R[T, j] (Chaudhry et al. 2018, Riemannian Walk, equation
     3). The best stage is taken from the same records, so where nothing is forgotten it lies a little above 0."""

@@ -3,6 +3,8 @@
 from itertools import pairwise
 
 import pytest
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
 
 from oculex.contracts import BadSample, UserError
 from oculex.data.assets import RunAssets
@@ -110,6 +112,9 @@ def test_the_template_is_kept_in_the_run(theirs, tmp_path):
     assert kept is not ours
     assert kept.template == CHATML
     assert ChatFormat(kept).encode(TALK, [], "x") == ChatFormat(ours).encode(TALK, [], "x")
+    stock = Tokenizer.from_file(str(tmp_path / "run" / "tokenizer.json"))  # which knows no templates
+    assert stock.encode(TEXTS[1]).ids == kept.backend.encode(TEXTS[1]).ids
+    assert AutoTokenizer.from_pretrained(tmp_path / "run").chat_template == CHATML
 
 
 @pytest.mark.parametrize(

@@ -126,16 +126,28 @@ def test_a_file_of_the_other_kind_says_so():
         frames(tone(), 2, "k")
 
 
-def test_real_clips_sounds_depth_and_infrared(real_data):
-    for path in sorted((real_data / "video_mmaction").glob("*.[ma][pv][4i]")):
-        assert frames(path.read_bytes(), 8, path.name).shape[0] == 8
-    for path in sorted((real_data / "fsdd").glob("*.wav"))[:10]:
+def test_real_clips_sounds_depth_and_infrared(real_data, evidence):
+    videos = sorted((real_data / "video_mmaction").rglob("*.[ma][pv][4i]"))
+    sounds = sorted((real_data / "fsdd").glob("*.wav"))[::10]
+    depths = sorted((real_data / "rgbd_7scenes").glob("*.depth.png"))
+    roads = sorted((real_data / "infrared_roadscene" / "cropinfrared").iterdir())
+    for path in videos:
+        seen = video_view(path.read_bytes(), 8, 64, None, path.name)
+        assert seen.shape == (8, 3, 64, 64)
+        assert seen.std() > 10
+    for path in sounds:
         assert log_mel(waveform(path.read_bytes(), path.name), RATE, 64).std() > 1.0
-    depth = metres((real_data / "rgbd_7scenes" / "frame-000000.depth.png").read_bytes(), "k")
-    assert depth.shape == (480, 640)
-    assert 0.3 < np.median(depth[depth > 0]) < 8.0
-    road = next((real_data / "infrared_roadscene" / "cropinfrared").iterdir())
-    assert infrared_view(road.read_bytes(), 64, (263.0, 343.0), "k").shape == (1, 64, 64)
+    for path in depths:
+        depth = metres(path.read_bytes(), path.name)
+        assert depth.shape == (480, 640)
+        assert 0.3 < np.median(depth[depth > 0]) < 8.0
+    for path in roads:
+        seen = infrared_view(path.read_bytes(), 64, (263.0, 343.0), path.name)
+        assert seen.shape == (1, 64, 64)
+        assert 0.0 <= seen.min() < seen.max() <= 1.05
+    assert min(map(len, (videos, sounds, depths, roads))) >= 3
+    evidence("languagebind", "real_data", read={"video, mp4 and avi": len(videos), "sound, wav": len(sounds),
+             "depth, 16-bit png": len(depths), "infrared, 8-bit jpg": len(roads)})  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------ captions files

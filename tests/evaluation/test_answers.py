@@ -9,7 +9,15 @@ from torch import nn
 
 from oculex.contracts import Answers, System
 from oculex.evaluation import captioning, questions
-from oculex.evaluation.caption_scores import Bleu, bleu_counts, cider_d, rouge_l, words
+from oculex.evaluation.caption_scores import (
+    Bleu,
+    bleu_counts,
+    breaks_off,
+    cider_d,
+    repeats,
+    rouge_l,
+    words,
+)
 from oculex.evaluation.protocol import evaluate
 from oculex.evaluation.task import EvalSet
 
@@ -36,6 +44,28 @@ def test_scores_of_texts_that_say_nothing_are_0():
     counts = np.array([bleu_counts([], each) for each in references], float)
     assert Bleu(np.arange(2), counts, 4).bind(np.arange(2), 2)(np.ones((1, 2))).tolist() == [0]
     assert words("It's RED, a_b!") == ["it's", "red", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "broken", "again"),
+    [
+        ("There is a ball. It is red.", False, False),
+        ('They said "yes."', False, False),
+        ("Is it red?", False, False),
+        ("", True, False),
+        ("a red ball", True, False),
+        ("The main object is a red", True, False),
+        ("a small red ba...", True, False),
+        ("It is red. it is Red.", False, True),
+        ("a red, red ball.", False, False),
+        ("a red red red ball.", False, True),
+        ("on the table on the table on the table.", False, True),
+        ("red ball red ball red cube red ball.", False, False),
+        ("the the the", True, True),
+    ],
+)
+def test_texts_that_break_off_or_repeat_themselves(text, broken, again):
+    assert (breaks_off(text), repeats(text)) == (broken, again)
 
 
 def test_answers_are_compared_as_vqa_compares_them():
@@ -131,6 +161,27 @@ def test_descriptions_beat_those_of_other_images(tmp_path):
     assert value["s/captioning/rouge_l"] == pytest.approx(7 / 8)
     assert value["s/captioning/cider"] > 2 * value["s/captioning/wrong_image_cider"]
     assert result.metrics["s/captioning/bleu4"].low <= value["s/captioning/bleu4"]
+    gain = result.metrics["s/captioning/gain_over_wrong_image"]
+    assert gain.value == pytest.approx(value["s/captioning/cider"] - value["s/captioning/wrong_image_cider"])
+    assert gain.low > 0
+    assert value["s/captioning/whole"] == 7 / 8  # of which one says nothing, which breaks off
+    assert (value["s/captioning/broken_off"], value["s/captioning/repetitive"]) == (1 / 8, 0)
+    assert "s/captioning/named" not in value  # nobody says what the classes are called
     swapped = result.table.select(control="wrong_image")
     assert set(swapped["output"]) == set(result.table.select(control="")["output"])
     assert captioning.statistics(result.table).keys() >= {"cider", "bleu1", "bleu4", "rouge_l"}
+
+
+class Named(Scenes):
+    classes = ("green ball", "red ball")
+
+    def __getitem__(self, index):
+        return {**super().__getitem__(index), "label": index % 2}
+
+
+def test_a_description_names_the_class_where_it_holds_all_its_words():
+    """Of images 0 to 7 the third and the seventh, which are green; the others are called another colour."""
+    metrics = evaluate(Seer(), {"s": EvalSet("s", Named())}, tasks=("captioning",)).metrics
+    assert metrics["s/captioning/named"].value == 2 / 8
+    assert metrics["s/captioning/named"].n == 8
+    assert "s/captioning/wrong_image_named" in metrics

@@ -10,7 +10,8 @@ from oculex.data.sources.files import is_file, some
 
 UNDERSTOOD = (
     "a folder with a captions CSV/TSV/JSON/JSONL or with class folders, Parquet, webdataset tars, a Hugging Face "
-    "dataset on disk, a text file with one text a line, the JSON files of ARO or SugarCrepe, or world"
+    "dataset on disk, a text file with one text a line, boxes in COCO's or VOC's files, the JSON files of ARO, "
+    "SugarCrepe, LLaVA, POPE, VQA or P9D, or world"
 )
 
 
@@ -24,6 +25,11 @@ def open_source(spec: str) -> Source:
 
         return EmbeddedWorld.of(spec)
     path = Path(spec).expanduser()
+    listing, industry = _of_products(spec)
+    if industry and not is_file(path):
+        from oculex.data.sources.products import products
+
+        return products(listing, industry)
     try:
         if path.is_file():
             return _file(path)
@@ -35,6 +41,12 @@ def open_source(spec: str) -> Source:
     if not shards:
         raise UserError(f"{spec} does not exist; give {UNDERSTOOD}")
     return _shards(shards, spec)
+
+
+def _of_products(spec: str) -> tuple[Path, str]:
+    """(file, industry) of "train.json#INDUSTRY"; no industry where it is none."""
+    listing, _, industry = spec.rpartition("#")
+    return Path(listing).expanduser(), industry if listing.lower().endswith(".json") else ""
 
 
 def braces(spec: str) -> list[str]:
@@ -62,6 +74,21 @@ def _file(path: Path) -> Source:
 
         if holds_alternatives(path):
             return CompositionPairs(str(path), [path])
+    if suffix in (".json", ".jsonl"):
+        from oculex.data.sources.conversations import TalkedAbout, kind_of
+
+        if kind_of(path):
+            return TalkedAbout(str(path), [path])
+    if suffix == ".json":
+        from oculex.data.sources.boxes import BoxedImages, holds_boxes
+
+        if holds_boxes(path):
+            return BoxedImages.of(path)
+    if suffix == ".json":
+        from oculex.data.sources.products import holds_products, products
+
+        if holds_products(path):
+            return products(path)
     if suffix in (".csv", ".tsv", ".jsonl", ".json"):
         from oculex.data.sources.captions import CaptionedImages
 
@@ -79,13 +106,17 @@ def _file(path: Path) -> Source:
 
 def _folder(path: Path) -> Source:
     from oculex.data.sources.alternatives import CompositionPairs, holds_alternatives
+    from oculex.data.sources.boxes import BoxedImages, is_voc
     from oculex.data.sources.captions import CaptionedImages, captions_file
+    from oculex.data.sources.conversations import TalkedAbout, kind_of
     from oculex.data.sources.folders import ImageFolder
 
     if any(is_file(path / name) for name in ("dataset_info.json", "state.json", "dataset_dict.json")):
         from oculex.data.sources.hub import HubDataset
 
         return HubDataset(path)
+    if is_voc(path):
+        return BoxedImages.of_voc(path)
     for suffix in ("tar", "parquet"):
         shards = [shard for shard in sorted(path.glob(f"*.{suffix}")) if is_file(shard)]
         if shards:
@@ -100,6 +131,9 @@ def _folder(path: Path) -> Source:
     tables = sorted(each for each in path.glob("*.json") if is_file(each))
     if tables and all(map(holds_alternatives, tables)):
         return CompositionPairs(str(path), tables)
+    asked = [each for each in tables if kind_of(each)]
+    if asked and all("annotations" in each.name for each in tables if each not in asked):
+        return TalkedAbout(str(path), asked)
     listing = captions_file(path)
     if listing is None:
         return ImageFolder.of(path)

@@ -1,5 +1,5 @@
-"""Images, and video, audio, depth and infrared files, named by a captions file: CSV, TSV, JSONL, a JSON list, or COCO's
-captions JSON.
+"""Images, and video, audio, depth and infrared files, named by a captions file: CSV, TSV, JSONL, a JSON list, COCO's
+captions JSON, or MiniGPT-4's.
 """
 
 from __future__ import annotations
@@ -193,6 +193,9 @@ def _json(listing: Path, file: TextIO) -> Iterator[Row]:
     if isinstance(tree, Mapping) and {"images", "annotations"} <= tree.keys():
         yield from _coco(listing, tree)
         return
+    if isinstance(tree, Mapping) and isinstance(tree.get("annotations"), list):
+        yield from _aligned(tree["annotations"])
+        return
     if not isinstance(tree, list):
         raise UserError(f"{listing} is neither a list of rows nor COCO captions (images, annotations)")
     rows = [(number, row) for number, row in enumerate(tree, 1) if isinstance(row, Mapping)]
@@ -213,6 +216,14 @@ def _coco(listing: Path, tree: Mapping[str, Any]) -> Iterator[Row]:
         ) from error
     for number, (name, caption) in enumerate(rows, 1):
         yield f"annotation {number}", {"image": name}, caption
+
+
+def _aligned(rows: Sequence[Any]) -> Iterator[Row]:
+    """MiniGPT-4's filter_cap.json: a picture's name is its number, as JPEG."""
+    for number, row in enumerate(rows, 1):
+        known = row if isinstance(row, Mapping) else {}
+        name = known.get("image_id")
+        yield f"annotation {number}", {"image": None if name is None else f"{name}.jpg"}, known.get("caption")
 
 
 def _lines(listing: Path, file: TextIO) -> Iterator[str]:
