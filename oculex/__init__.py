@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["evaluate", "load", "train"]
+__all__ = ["evaluate", "generate", "load", "train"]
 
 if TYPE_CHECKING:
-    from oculex.runs import evaluate, load, train
+    from oculex.runs import evaluate, generate, load, train
 
 
 def __getattr__(name: str) -> Any:

@@ -28,6 +28,10 @@ Set = Annotated[
     Many, arg(metavar="KEY=VALUE", help="Change fields of the recipe: optimizer.lr=1e-3 width=256")
 ]
 Out = Annotated[Path, arg(aliases=("-o",), metavar="PATH", help="Where the result goes.")]
+Modality = Annotated[
+    str,
+    arg(metavar="KEY", help="Another key of the samples than image: audio, depth, ... of a system with it."),
+]
 
 
 @dataclass(frozen=True)
@@ -313,13 +317,19 @@ class Embed:
         str | None, arg(metavar="PATH", help="Images: any source that `oculex train --data` reads.")
     ] = None
     texts: Annotated[Path | None, arg(metavar="FILE", help="Texts, one a line.")] = None
+    modality: Modality = "image"
     device: Device = "auto"
 
     def run(self) -> None:
         from oculex import runs
 
         count = runs.embed(
-            self.run_folder, self.out, images=self.images, texts=self.texts, device=self.device
+            self.run_folder,
+            self.out,
+            images=self.images,
+            texts=self.texts,
+            device=self.device,
+            modality=self.modality,
         )
         print(f"{count} embeddings in {self.out}")
 
@@ -331,12 +341,13 @@ class Index:
     run_folder: Run
     images: Annotated[str, arg(metavar="PATH", help="Images: any source that `oculex train --data` reads.")]
     out: Out
+    modality: Modality = "image"
     device: Device = "auto"
 
     def run(self) -> None:
         from oculex import runs
 
-        count = runs.index(self.run_folder, self.images, self.out, device=self.device)
+        count = runs.index(self.run_folder, self.images, self.out, device=self.device, modality=self.modality)
         print(f'{count} images indexed; try: oculex search {self.out} "a red ball"')
 
 
@@ -361,17 +372,60 @@ class Search:
 
 
 @dataclass(frozen=True)
+class Generate:
+    """Let a run's system write or draw: describe an image, answer a question about it, go on with a text, paint one.
+
+    `--image cat.jpg` alone describes the image; `--image a.jpg b.jpg --prompt "What colour is the ball?"` asks of each;
+    `--prompt "A red"` alone goes on with the text where the run is a language model's; `--draw "a red cube" -o cube.png`
+    draws what the text says.
+    """
+
+    run_folder: Run
+    image: Annotated[Many, arg(metavar="FILE", help="Images to look at: JPEG, PNG, WebP and the like.")] = ()
+    prompt: Annotated[
+        str, arg(metavar="TEXT", help="What is asked, or begun. Without it each image is described.")
+    ] = ""
+    draw: Annotated[str, arg(metavar="TEXT", help="What is to be drawn.")] = ""
+    out: Annotated[
+        Path | None, arg(aliases=("-o",), metavar="FILE", help="Where the drawing goes: PNG, JPEG or WebP.")
+    ] = None
+    seed: Annotated[int, arg(help="Of the drawing; another one gives another picture.")] = 0
+    most: Annotated[int, arg(metavar="TOKENS", help="Longest text.")] = 64
+    device: Device = "auto"
+    json: Json = False
+
+    def run(self) -> None:
+        from oculex import runs
+
+        if self.draw or self.out is not None:
+            if self.image or self.prompt:
+                raise UserError("a run either draws or writes; give --draw and -o, or --image and --prompt")
+            if self.out is None:
+                raise UserError("where should the drawing go? give -o FILE.png")
+            drawn = runs.draw(self.run_folder, self.draw, self.out, self.seed, self.device)
+            _print_json({"text": self.draw, "image": str(drawn)}) if self.json else print(drawn)
+            return
+        said = runs.generate(self.run_folder, _all(self.image), self.prompt, self.most, self.device)
+        if self.json:
+            _print_json(said)
+            return
+        for each in said:
+            print(each["text"] if len(said) == 1 else f"{each['image']}\n  {each['text']}")
+
+
+@dataclass(frozen=True)
 class Export:
     """Export a run's model to a format that other tools open; prints how exactly it agrees."""
 
     run_folder: Run
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     to: Annotated[Literal["open_clip", "transformers", "timm", "onnx"], arg(help="Format.")]
+    modality: Modality = "image"
 
     def run(self) -> None:
         from oculex import export
 
-        for parity in export.export_run(self.run_folder, self.to, self.out):
+        for parity in export.export_run(self.run_folder, self.to, self.out, self.modality):
             print(
                 f"{parity.name:<20} largest absolute difference {parity.max_abs_error:.1e} over {parity.n} values"
             )
@@ -540,6 +594,7 @@ COMMANDS: dict[str, Any] = {
     "embed": Embed,
     "index": Index,
     "search": Search,
+    "generate": Generate,
     "export": Export,
     "import": Import,
     "data": _DATA,

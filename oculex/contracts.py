@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 
 def printable(text: str, most: int | None = None) -> str:
@@ -291,6 +291,33 @@ class Answers(Protocol):
         The view of a sample with a ``question`` asks that, about its image where it has one; the view of an image alone
         asks for a description.
         """
+        ...
+
+
+@runtime_checkable
+class ContinuesText(Protocol):
+    def continue_text(self, batch: Batch, most: int) -> list[str]:
+        """What comes after each text, the likeliest token each time, in at most ``most`` of them."""
+        ...
+
+
+@runtime_checkable
+class Draws(Protocol):
+    def draw(self, batch: Batch, generator: Generator | None = None) -> Tensor:
+        """Pictures of texts, uint8 [B, 3, H, W]; equal states of the generator give equal pictures."""
+        ...
+
+
+@runtime_checkable
+class GroundsPhrases(Protocol):
+    def ground(self, batch: Batch, most: int) -> Tensor:
+        """Where each phrase of a sample's first ``grounded`` text is: [B, P, most, 5], its best boxes, the best first, as
+        x0 y0 x1 y1 in shares of the picture's width and height, and their scores. NaN where there are fewer phrases or
+        boxes."""
+        ...
+
+    def reads(self, text: Mapping[str, Any]) -> bool:
+        """Whether all phrases of a grounded text can be asked for at once."""
         ...
 
 

@@ -15,13 +15,29 @@ import numpy as np
 import torch
 
 from oculex import catalog
-from oculex.contracts import EncodesImages, EncodesText, Recipe, Source, System, UserError
+from oculex.contracts import (
+    Answers,
+    BadSample,
+    ContinuesText,
+    Draws,
+    EncodesImages,
+    EncodesModalities,
+    EncodesText,
+    Recipe,
+    RepresentsImages,
+    Source,
+    System,
+    UserError,
+)
 from oculex.data.assets import RunAssets
+from oculex.data.collate import collate, to
 from oculex.data.sources import open_source
+from oculex.data.sources.files import is_file
 from oculex.evaluation import EvalSet, Evaluation
 from oculex.evaluation import compare as compare_tables
 from oculex.evaluation import evaluate as evaluate_system
 from oculex.evaluation import records as tables
+from oculex.evaluation.drawn import drawn
 from oculex.evaluation.gallery import gallery
 from oculex.training import foundations, loop, plan, ranks, recipes
 from oculex.training.folder import RunFolder, read_json, write_json
@@ -137,13 +153,16 @@ def _slugs(sources: Sequence[Source]) -> list[str]:
 
 
 def _keep(folder: RunFolder, name: str, result: Evaluation, sets: Mapping[str, EvalSet]) -> Path:
-    """Records, their metrics, and the gallery of what was retrieved."""
+    """Records, their metrics, the gallery of what was retrieved, and pictures with the boxes that were found."""
     path = folder.records / f"{name}.parquet"
     result.table.write(path)
     write_json(folder.records / f"{name}.json", {"metrics": _json(result.metrics), "records": str(path)})
     found = gallery(result.table, {each: evalset.test for each, evalset in sets.items()})
     if found:
         write_json(folder.path / "gallery.json", found)
+    boxes = drawn(result.table, {each: evalset.test for each, evalset in sets.items()})
+    if boxes:
+        write_json(folder.path / "boxes.json", boxes)
     return path
 
 
@@ -239,20 +258,121 @@ def describe(name: str) -> dict[str, Any]:
     return shown
 
 
+# ------------------------------------------------------------------------------------------------ texts
+
+_TOGETHER = 32
+"""Images that are looked at in one batch."""
+
+
+def generate(
+    run: Path | str,
+    images: Sequence[Path | str] = (),
+    prompt: str = "",
+    most: int = 64,
+    device: str = "auto",
+) -> list[dict[str, Any]]:
+    """[{"image", "prompt", "text"}]: what a run's system says of each image, or, without images, to the prompt alone.
+
+    Without a prompt an image is described. ``most``: tokens of a text. The likeliest token is taken each time, so equal
+    calls give equal texts. Raises UserError where the system does not write, where there is neither image nor prompt, for
+    a file that is no image, and for a prompt that does not fit.
+    """
+    if most < 1:
+        raise UserError(f"a text of {most} tokens says nothing; give --most 1 or more")
+    if not images and not prompt.strip():
+        raise UserError("there is nothing to write about; give --image FILE, --prompt TEXT or both")
+    system: Any = load(run, device)
+    name = loop.load_recipe(RunFolder.open(Path(run))).system
+    asked = {"question": prompt} if prompt.strip() else {}
+    if isinstance(system, Answers):
+        samples = [{"id": str(path), "image": _image(Path(path)), **asked} for path in images]
+        samples, say = samples or [{"id": "the prompt", **asked}], system.answer
+    elif not isinstance(system, ContinuesText):
+        raise UserError(f"{name} writes no text; `oculex show {name}` tells what it does")
+    elif images:
+        raise UserError(
+            f"{name} goes on with a text and sees nothing; leave --image out and give --prompt TEXT"
+        )
+    else:
+        samples, say = [{"id": "the prompt", "caption": prompt}], system.continue_text
+    try:
+        views = [system.view(sample, None) for sample in samples]
+    except BadSample as bad:
+        raise UserError(str(bad)) from None
+    texts, where = list[str](), torch.device(resolve(device))
+    with torch.inference_mode():
+        for start in range(0, len(views), _TOGETHER):
+            texts += say(to(collate(views[start : start + _TOGETHER]), where), most)
+    shown: list[str | None] = [str(path) for path in images] or [None]
+    return [{"image": i, "prompt": prompt, "text": text} for i, text in zip(shown, texts, strict=True)]
+
+
+def draw(run: Path | str, text: str, out: Path | str, seed: int = 0, device: str = "auto") -> Path:
+    """A run's picture of a text, written to ``out``, a PNG, JPEG or WebP by its name; equal seeds give equal pictures.
+
+    Raises UserError where the system does not draw, the text is empty, or the file cannot be written.
+    """
+    from PIL import Image
+
+    out = Path(out)
+    if out.suffix.lower() not in _PICTURES:
+        raise UserError(f"{out} does not say what kind of picture it is; end it in {', '.join(_PICTURES)}")
+    if not text.strip():
+        raise UserError("there is nothing to draw; give --draw TEXT")
+    system: Any = load(run, device)
+    view = system.view
+    if not isinstance(system, Draws):
+        name = loop.load_recipe(RunFolder.open(Path(run))).system
+        raise UserError(f"{name} draws no pictures; `oculex show {name}` tells what it does")
+    where = torch.device(resolve(device))
+    batch = to(collate([view({"id": "the text", "caption": text}, None)]), where)
+    with torch.inference_mode():
+        (picture,) = system.draw(batch, torch.Generator(where).manual_seed(seed))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()).save(out)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
+    return out
+
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def _image(path: Path) -> bytes:
+    if not is_file(path):
+        raise UserError(f"{path} is not a file; give pictures, such as photo.jpg")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
 # -------------------------------------------------------------------------------- embeddings and search
 
 
 def embed(
-    run: Path, out: Path, images: str | None = None, texts: Path | None = None, device: str = "auto"
+    run: Path,
+    out: Path,
+    images: str | None = None,
+    texts: Path | None = None,
+    device: str = "auto",
+    modality: str = "image",
 ) -> int:
-    """Writes id and embedding of every image or text to a Parquet file; how many."""
+    """Writes id and embedding of every image or text to a Parquet file; how many.
+
+    Of images it is the embedding shared with text; of a system that has none, the features that probes are fitted on.
+    ``modality``: another key of the samples than the image, such as audio, of a system that encodes it.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     if (images is None) == (texts is None):
         raise UserError("give either --images PATH or --texts FILE")
     system = load(run, device)
-    ids, values = _embedded(system, images=images, texts=texts, device=resolve(device))
+    ids, values = _embedded(
+        system, images=images, texts=texts, device=resolve(device), features=True, modality=modality
+    )
     column = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel(), pa.float32()), values.shape[1])
     part = out.with_name(f".{out.name}.part")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -262,13 +382,26 @@ def embed(
 
 
 def _embedded(
-    system: Any, images: str | None, texts: Path | None, device: str
+    system: Any,
+    images: str | None,
+    texts: Path | None,
+    device: str,
+    features: bool = False,
+    modality: str = "image",
 ) -> tuple[list[str], np.ndarray]:
+    """(ids, float32 [n, D]). ``features``: what a system that does not encode images represents them by will do."""
     from oculex.evaluation.embed import embed as embed_source
 
+    if images is not None and modality != "image":
+        known = system.modalities if isinstance(system, EncodesModalities) else ()
+        if modality not in known:
+            raise UserError(f"this system encodes {', '.join(known) or 'images alone'}, not {modality!r}")
+        return embed_source(system, open_source(images), modality, device=device)
     wanted, capability = ("image", EncodesImages) if texts is None else ("text", EncodesText)
     if not isinstance(system, capability):
-        raise UserError(f"this system does not encode {wanted}s; `oculex show` tells what it can do")
+        if not (features and wanted == "image" and isinstance(system, RepresentsImages)):
+            raise UserError(f"this system does not encode {wanted}s; `oculex show` tells what it can do")
+        wanted = "represent"
     source = open_source(images) if images is not None else _Texts(texts)  # type: ignore[arg-type]
     return embed_source(system, source, wanted, device=device)
 
@@ -299,9 +432,12 @@ class _Texts:
         return {"id": self.lines[index], "caption": self.lines[index]}
 
 
-def index(run: Path, images: str, out: Path, device: str = "auto") -> int:
-    """Writes a folder with unit-norm image embeddings, their ids, and which run answers queries; how many."""
-    ids, values = _embedded(load(run, device), images=images, texts=None, device=resolve(device))
+def index(run: Path, images: str, out: Path, device: str = "auto", modality: str = "image") -> int:
+    """Writes a folder with unit-norm image embeddings, their ids, and which run answers queries; how many. ``modality``
+    as for ``embed``."""
+    ids, values = _embedded(
+        load(run, device), images=images, texts=None, device=resolve(device), modality=modality
+    )
     out.mkdir(parents=True, exist_ok=True)
     np.save(
         out / "embeddings.npy", values / np.linalg.norm(values, axis=1, keepdims=True), allow_pickle=False
@@ -316,8 +452,6 @@ def search(index: Path, query: str, k: int = 10) -> list[dict[str, Any]]:
         raise UserError(f"{index} is not an index; `oculex index RUN --images PATH -o {index}` makes one")
     facts = read_json(index / "index.json")
     system: Any = load(facts["run"])
-    from oculex.data.collate import collate
-
     with torch.no_grad():
         text = system.encode_text(collate([system.view({"id": "query", "caption": query}, None)]))[0].float()
     values = np.load(index / "embeddings.npy", mmap_mode="r", allow_pickle=False)

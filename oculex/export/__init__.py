@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from oculex import catalog, runs
 from oculex.contracts import UserError
 from oculex.data.assets import RunAssets
 from oculex.export.parity import Parity
 from oculex.nn.dual_encoder import DualEncoder
+from oculex.nn.image_encoder import ImageEncoder
+from oculex.nn.language import Speaks
 from oculex.training import checkpoint, loop, recipes
 from oculex.training.folder import RunFolder, write_json
 
-TARGETS = ("open_clip", "transformers", "timm", "onnx")
+TARGETS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
+    "open_clip": (DualEncoder, "dual encoders"),
+    "transformers": ((DualEncoder, Speaks), "dual encoders and language models"),
+    "timm": (ImageEncoder, "image towers"),
+    "onnx": (DualEncoder, "dual encoders"),
+}
+"""Which systems each can hold."""
 
 
-def export_run(run: Path, to: str, out: Path) -> list[Parity]:
+@runtime_checkable
+class Separable(Protocol):
+    """A system of several encoders into one space, each of which makes a dual encoder of its own with text."""
+
+    def dual_encoder(self, name: str) -> DualEncoder: ...
+
+
+def export_run(run: Path, to: str, out: Path, modality: str = "image") -> list[Parity]:
     """Writes the run's model to ``out`` in another library's format; how exactly both agree.
+
+    ``modality``: of a system that encodes several, the one whose encoder is written with that of text.
 
     Raises UserError where the library cannot hold the model, is not installed, or differs by more than 1e-4.
     """
@@ -26,10 +44,15 @@ def export_run(run: Path, to: str, out: Path) -> list[Parity]:
         raise UserError(f"cannot export to {to!r}; known: {', '.join(TARGETS)}")
     opened = RunFolder.open(run)
     system: Any = runs.load(run)
-    if not isinstance(system, DualEncoder):
-        raise UserError(f"{to} has no format for {loop.load_recipe(opened).system}; it holds dual encoders")
-    tokenizer = RunAssets(opened.assets, None).tokenizer(system.config.tokenizer)
-    return _module("oculex.export", to).export(system, tokenizer, out)
+    if modality != "image":
+        if not isinstance(system, Separable):
+            name = loop.load_recipe(opened).system
+            raise UserError(f"{name} has no encoder of {modality!r} to export alone")
+        system = system.dual_encoder(modality)
+    kind, holds = TARGETS[to]
+    if not isinstance(system, kind):
+        raise UserError(f"{to} has no format for {loop.load_recipe(opened).system}; it holds {holds}")
+    return _module("oculex.export", to).export(system, RunAssets(opened.assets, None), out)
 
 
 def import_run(

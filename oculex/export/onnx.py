@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oculex.contracts import UserError
+from oculex.contracts import Assets, UserError
 from oculex.data.collate import Ragged
 from oculex.export.parity import Parity, check, inputs
 from oculex.nn.dual_encoder import DualEncoder
@@ -33,12 +33,13 @@ class _Text(nn.Module):
 
 
 @torch.no_grad()
-def export(system: DualEncoder, tokenizer: Any, out: Path) -> list[Parity]:
+def export(system: DualEncoder, assets: Assets, out: Path) -> list[Parity]:
     """image.onnx takes "image" uint8 [B, 3, S, S]; text.onnx "tokens" int64 [B, L] and "lengths" int64 [B]."""
     try:
         import onnxruntime
     except ImportError as error:
         raise UserError("ONNX needs its own packages; pip install 'oculex[onnx]'") from error
+    tokenizer: Any = assets.tokenizer(system.config.tokenizer)
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(out / "tokenizer.json")
     images, ids = inputs(system.config.image_size, tokenizer, system.config.context)

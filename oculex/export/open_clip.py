@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from oculex.contracts import Assets
 from oculex.data.collate import Ragged
 from oculex.export.parity import Parity, check, inputs
 from oculex.nn.dual_encoder import DualEncoder
@@ -16,10 +17,11 @@ from oculex.nn.published import names
 from oculex.nn.published.open_clip import model_cfg, rules
 
 
-def export(system: DualEncoder, tokenizer: Any, out: Path) -> list[Parity]:
+def export(system: DualEncoder, assets: Assets, out: Path) -> list[Parity]:
     """Writes a folder that ``open_clip.create_model_and_transforms("local-dir:OUT")`` opens."""
     import open_clip
 
+    tokenizer: Any = assets.tokenizer(system.config.tokenizer)
     own = system.config.tokenizer != "clip"
     cfg = model_cfg(system.config, tokenizer.end if own else None)
     out.mkdir(parents=True, exist_ok=True)

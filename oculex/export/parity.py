@@ -33,9 +33,13 @@ def check(name: str, a: Tensor, b: Tensor) -> Parity:
     return Parity(name, error, a.numel())
 
 
-def inputs(size: int, tokenizer: object, context: int) -> tuple[Tensor, list[list[int]]]:
-    """Four seeded images, uint8 [4, 3, size, size], and the ids of real texts of different lengths."""
+def images(size: int) -> Tensor:
+    """Four seeded images, uint8 [4, 3, size, size]."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (4, 3, size, size), generator=generator, dtype=torch.uint8)
+    return torch.randint(0, 256, (4, 3, size, size), generator=generator, dtype=torch.uint8)
+
+
+def inputs(size: int, tokenizer: object, context: int) -> tuple[Tensor, list[list[int]]]:
+    """``images``, and the ids of real texts of different lengths."""
     texts = ["a red cube", "a photo of a small blue ball next to a cat", "two dogs", "x"]
-    return images, [tokenizer.encode(text, context) for text in texts]  # type: ignore[attr-defined]
+    return images(size), [tokenizer.encode(text, context) for text in texts]  # type: ignore[attr-defined]

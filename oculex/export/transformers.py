@@ -7,25 +7,31 @@ from typing import Any
 
 import torch
 
-from oculex.contracts import UserError
+from oculex.contracts import Assets, UserError
 from oculex.data.collate import Ragged
 from oculex.data.text import END, START
+from oculex.export import language, llava
 from oculex.export.parity import Parity, check, inputs
 from oculex.nn.dual_encoder import DualEncoder
+from oculex.nn.language import Speaks
 from oculex.nn.published import names
 from oculex.nn.published.transformers import ENDS, their_config
 
 
-def export(system: DualEncoder, tokenizer: Any, out: Path) -> list[Parity]:
-    """Writes a folder that ``CLIPModel.from_pretrained`` and ``CLIPProcessor.from_pretrained`` open."""
+def export(system: DualEncoder | Speaks, assets: Assets, out: Path) -> list[Parity]:
+    """Writes a folder that ``CLIPModel.from_pretrained`` and ``CLIPProcessor.from_pretrained`` open, or those of a
+    LLaVA (``oculex.export.llava``) or of a language model (``oculex.export.language``)."""
     from transformers import CLIPConfig as TheirConfig
     from transformers import CLIPImageProcessor, CLIPModel
 
+    if not isinstance(system, DualEncoder):
+        return (llava if llava.fits(system) else language).export(system, assets, out)
     c = system.config
     if c.image_tower != "vit":
         raise UserError(
             f"transformers' CLIP has a vision transformer only, this run has image_tower={c.image_tower!r}"
         )
+    tokenizer: Any = assets.tokenizer(system.config.tokenizer)
     ends = dict(zip(ENDS, (tokenizer.start, tokenizer.end, tokenizer.end), strict=True))
     peer = CLIPModel(TheirConfig(**their_config(c, ends))).eval()
     missing, unexpected = peer.load_state_dict(

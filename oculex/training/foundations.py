@@ -11,6 +11,7 @@ from oculex import catalog
 from oculex.contracts import System, UserError
 from oculex.data.assets import RunAssets
 from oculex.data.sources.files import cache_folder, digest
+from oculex.nn.published import blip2
 from oculex.nn.timm_classifier import TimmClassifier
 from oculex.training import checkpoint, plan, ranks, recipes
 from oculex.training.folder import RunFolder, finished
@@ -21,11 +22,13 @@ def foundation(spec: str) -> Any:
 
     ``spec``: the folder of a run; NAME:PRESET, a catalog system that is trained by that preset once and kept in the
     cache under a digest of its recipe and data; published weights as open_clip:MODEL/WEIGHTS (a tag or a file),
-    transformers:FOLDER, or timm:MODEL, a classifier. Raises UserError for anything else.
+    transformers:FOLDER, timm:MODEL, a classifier, or blip2:NAME, a query transformer. Raises UserError for anything else.
     """
     kind, colon, name = spec.partition(":")
     if kind == "timm":
         return TimmClassifier(name).eval()
+    if kind == "blip2":
+        return blip2.read(name).eval()
     if kind in ("open_clip", "transformers"):
         return _published(kind, name).eval()
     folder = _trained(kind, name) if colon else RunFolder.open(Path(spec))

@@ -96,17 +96,61 @@ def test_timm_opens_its_image_tower(run, tmp_path):
 @pytest.mark.parametrize("tower", ["resnet18", "vit_tiny_patch16_224"])
 def test_a_timm_tower_goes_back_to_timm(tmp_path, tower):
     timm = pytest.importorskip("timm")
-    from oculex.data.text import BytePair
     from oculex.export.timm import export as to_timm
     from oculex.nn.dual_encoder import DualEncoder
 
-    train_tokenizer(["a red cube"], 300).save(tmp_path / "t.json")
     system = DualEncoder(replace(VIT, image_tower=tower, image_size=64)).eval()
-    (parity,) = to_timm(system, BytePair.load(tmp_path / "t.json"), tmp_path / "out")
+    (parity,) = to_timm(system, RunAssets(None, None), tmp_path / "out")
     assert parity.max_abs_error <= 1e-4
     assert (
         timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).num_features == system.image.width
     )
+
+
+CLASSES = ("cat", "dog", "bird")
+
+
+@pytest.mark.parametrize(
+    ("tower", "pool"),
+    [("plain", "class"), ("plain", "mean"), ("vit", "class"), ("tinyvit_nano", ""), ("tinyvit_11m", "")],
+)
+def test_a_classifier_goes_to_timm_with_its_classes(tmp_path, tower, pool):
+    """Every weight is moved from where it starts, so that what is swapped or left out shows."""
+    timm = pytest.importorskip("timm")
+    from oculex.export.timm import export as to_timm
+    from oculex.nn.classifier import Classifier, ClassifierConfig
+    from oculex.systems.backbones.tinyvit import FastDistillation, TinyViTConfig
+
+    assets, sizes = RunAssets(None, None, CLASSES), {"patch": 8, "width": 64, "layers": (2,), "heads": 2}
+    if not pool:
+        system = FastDistillation(TinyViTConfig(image_tower=tower, image_size=48), assets)
+    else:
+        system = Classifier(ClassifierConfig(image_tower=tower, image_size=32, pool=pool, **sizes), assets)
+    torch.manual_seed(0)
+    for value in (*system.parameters(), *system.buffers()):
+        if value.is_floating_point() and len(value) > 3:  # not the pixels' mean and deviation
+            value.data += 0.05 * torch.rand_like(value)
+    (parity,) = to_timm(system.eval(), assets, tmp_path / "out")
+    assert (parity.n, parity.max_abs_error <= 1e-4) == (4 * 3, True)
+    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    assert model.pretrained_cfg["label_names"] == list(CLASSES)
+    images = torch.randint(0, 256, (2, 3, *model.pretrained_cfg["input_size"][1:]), dtype=torch.uint8)
+    facts = timm.data.resolve_data_config({}, model=model)
+    mean, std = (torch.tensor(facts[name]).view(3, 1, 1) for name in ("mean", "std"))
+    torch.testing.assert_close(
+        model((images / 255 - mean) / std), system.classify({"image": images}), atol=1e-4, rtol=1e-3
+    )
+
+
+def test_an_encoder_without_a_classifier_gives_timm_its_features(tmp_path):
+    timm = pytest.importorskip("timm")
+    from oculex.export.timm import export as to_timm
+    from oculex.nn.plain_encoder import PlainEncoder, PlainEncoderConfig
+
+    config = PlainEncoderConfig(image_size=32, patch=8, width=64, layers=(2,), heads=2, pool="mean")
+    (parity,) = to_timm(PlainEncoder(config).eval(), RunAssets(None, None), tmp_path / "out")
+    assert (parity.n, parity.max_abs_error <= 1e-4) == (4 * 64, True)
+    assert timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).num_classes == 0
 
 
 @pytest.mark.parametrize("kind", ["open_clip", "transformers"])
