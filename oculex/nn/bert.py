@@ -36,17 +36,21 @@ class TextAttention(Attention):
 
 
 class ImageAttention(CrossAttention):
-    """Of a text's tokens to an image's, with dropout of the attention."""
+    """Of one modality's tokens to the other's, mostly a text's to an image's, with dropout of the attention."""
 
     dropout: float = 0.0
 
     def forward(  # type: ignore[override]
-        self, x: Float[Tensor, "b n d"], image: Float[Tensor, "b m e"]
+        self,
+        x: Float[Tensor, "b n d"],
+        image: Float[Tensor, "b m e"],
+        seen: Bool[Tensor, "b #h #n m"] | None = None,
     ) -> Float[Tensor, "b n d"]:
+        """``seen``: which of the other's tokens count, where some are padding."""
         b, n, d = x.shape
         q = self.q(x).view(b, n, self.heads, d // self.heads).transpose(1, 2)
         dropout = self.dropout if self.training else 0.0
-        return self.out(_attend(q, *self.memory(image), None, dropout).transpose(1, 2).reshape(b, n, d))
+        return self.out(_attend(q, *self.memory(image), seen, dropout).transpose(1, 2).reshape(b, n, d))
 
 
 class BertLayer(nn.Module):
@@ -93,6 +97,8 @@ class BertConfig:
     dropout: float = 0.1
     """Of embeddings, branches and attention."""
     eps: float = 1e-12
+    memory: int | None = None
+    """Width of the image's tokens, where it is another one."""
 
 
 class FusionBert(nn.Module):
@@ -108,7 +114,8 @@ class FusionBert(nn.Module):
         self.types = nn.Embedding(2, c.width)
         self.norm, self.dropout = nn.LayerNorm(c.width, c.eps), nn.Dropout(c.dropout)
         self.layers = nn.ModuleList(
-            BertLayer(c.width, c.heads, depth >= c.fusion, c.dropout, c.eps) for depth in range(c.layers)
+            BertLayer(c.width, c.heads, depth >= c.fusion, c.dropout, c.eps, c.memory)
+            for depth in range(c.layers)
         )
         self.transform, self.transform_norm = nn.Linear(c.width, c.width), nn.LayerNorm(c.width, c.eps)
         self.bias = nn.Parameter(torch.zeros(c.vocabulary))
@@ -118,7 +125,7 @@ class FusionBert(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
 
-    def forward(self, text: Ragged, image: Float[Tensor, "b m d"] | None = None) -> Float[Tensor, "b n d"]:
+    def forward(self, text: Ragged, image: Float[Tensor, "b m e"] | None = None) -> Float[Tensor, "b n d"]:
         """Every token's vector: without an image after the layers before ``fusion``, with its tokens after all of them.
 
         Raises ValueError beyond the positions.

@@ -73,6 +73,9 @@ class Classifier(PlainEncoder):
     def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         return {"classification": soft_cross_entropy(features["logits"], features["target"])}
 
+    def readout(self) -> nn.Linear:
+        return self.classifier
+
     def classify(self, batch: Batch) -> Tensor:
         """Logits [B, classes]."""
         return self.classifier(self.represent_image(batch))

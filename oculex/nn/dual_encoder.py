@@ -6,13 +6,15 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oculex.contracts import Batch
+from oculex.contracts import Assets, Batch, Sample, System, Tokenizer
 from oculex.data.collate import Ragged
+from oculex.data.views import image_view, text_view
 from oculex.nn.image_encoder import ImageEncoder, ImageEncoderConfig
 from oculex.nn.text import TextTransformer
 
@@ -50,6 +52,9 @@ class DualEncoder(ImageEncoder):
         nn.init.normal_(self.image_projection.weight, std=tower.width**-0.5)
         nn.init.normal_(self.text_projection.weight, std=c.text_width**-0.5)
 
+    def readout(self) -> nn.Linear:
+        return self.image_projection
+
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """ "image" and "text" embeddings [B, D] of what the batch has."""
         encoded = {}
@@ -76,3 +81,37 @@ class DualEncoder(ImageEncoder):
         """Clamps the scale, the inverse temperature, to at most ``most``."""
         with torch.no_grad():
             self.log_scale.clamp_(max=math.log(most))
+
+
+@dataclass(frozen=True)
+class PairEncoderConfig(DualEncoderConfig):
+    crop: tuple[float, float] = (0.9, 1.0)
+    """Area of the random square crop, as a share of the image."""
+    scale_limit: float = 100.0
+    """Largest inverse temperature."""
+
+
+class PairEncoder(System, DualEncoder):
+    """A dual encoder that learns from pairs of an image and a caption; a system adds what it makes of a batch of them."""
+
+    def __init__(self, config: Any, assets: Assets) -> None:
+        super().__init__(config)
+        self._assets = assets
+
+    @classmethod
+    def build(cls, config: Any, assets: Assets) -> PairEncoder:
+        return cls(config, assets)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._assets.tokenizer(self.config.tokenizer)
+
+    def view(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, Any]:
+        """A random square crop and one of the captions; without ``rng`` the centre and the first."""
+        c = self.config
+        return image_view(sample, rng, c.image_size, c.crop) | text_view(
+            sample, rng, self.tokenizer, c.context
+        )
+
+    def after_step(self, step: int, steps: int) -> None:
+        self.limit_scale(self.config.scale_limit)

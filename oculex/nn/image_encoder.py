@@ -51,6 +51,16 @@ class ImageEncoder(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(c.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(c.std).view(3, 1, 1), persistent=False)
 
+    @property
+    def tower(self) -> Any:
+        """The network that the capabilities ask."""
+        return self.image
+
+    def readout(self) -> nn.Linear | None:
+        """The linear layer that makes the system's answer of ``represent_image``: a classifier, or the projection of an
+        embedding. None: the features are what it gives."""
+        return None
+
     def represent_image(self, batch: Batch) -> Float[Tensor, "b f"]:
         """The tower's pooled features, on which CLIP's paper fits its linear probes (section 3.2)."""
         return self.image(self._normalised(batch["image"]))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -17,7 +18,7 @@ from oculex.data.collate import Ragged
 class LanguageConfig:
     language: str = "llama"
     """A model type of transformers for fresh weights (llama, gpt2, qwen2 ...), or the folder or hub name of a
-    published model, whose own sizes then count."""
+    published model, whose own weights and sizes then count."""
     language_width: int = 768
     language_layers: int = 12
     language_heads: int = 12
@@ -28,11 +29,30 @@ class LanguageConfig:
     """hub:NAME, clip, corpus:SIZE for byte pairs learnt from the training texts, or a tokenizer.json."""
 
 
-def language_model(config: LanguageConfig) -> Any:
+@runtime_checkable
+class Speaks(Protocol):
+    """A system that has a language model of transformers'."""
+
+    language: Any
+    config: Any
+    """A ``LanguageConfig``."""
+
+
+PUBLISHED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "huggyllama/llama-7b": ("llama", {}),
+    "lmsys/vicuna-7b-v1.1": ("llama", {}),
+    "lmsys/vicuna-7b-v1.5": ("llama", {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5}),
+}
+"""Published models that presets name: their type, and where their shape is not the type's default. So they are shown and
+counted, and finished runs of them opened, where the hub is out of reach."""
+
+
+def language_model(config: LanguageConfig, weights: bool = True) -> Any:
     """A transformers model for causal language modelling. No code but transformers' own is run.
 
-    Raises UserError for a type that transformers does not know, for a model that cannot be reached, and for one whose
-    vocabulary or context is smaller than the configuration's.
+    Without ``weights`` a published model has its shape alone, for weights that come from elsewhere. Raises UserError for
+    a type that transformers does not know, for a model that cannot be reached, and for one whose vocabulary or context
+    is smaller than the configuration's.
     """
     from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
@@ -53,9 +73,14 @@ def language_model(config: LanguageConfig) -> Any:
         )
         return AutoModelForCausalLM.from_config(shape, attn_implementation="sdpa")
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            c.language, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
-        )
+        if weights:
+            model = AutoModelForCausalLM.from_pretrained(
+                c.language, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+            )
+        else:
+            kind, sizes = PUBLISHED.get(c.language, ("", {}))
+            shape = AutoConfig.for_model(kind, **sizes) if kind else AutoConfig.from_pretrained(c.language)
+            model = AutoModelForCausalLM.from_config(shape, attn_implementation="sdpa")
     except (OSError, ValueError, ImportError) as error:
         raise UserError(
             f"language={c.language!r} is neither a model type of transformers nor a model that can be opened: "

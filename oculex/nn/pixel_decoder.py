@@ -46,14 +46,17 @@ class PixelDecoder(nn.Module):
     guidance (Ho and Salimans 2022), the features of no picture being zeros. Pictures are in -1..1, [B, 3, H, W].
     """
 
-    def __init__(self, features: int, size: int, config: PixelConfig) -> None:
+    def __init__(self, features: int, size: int, config: PixelConfig, weights: bool = True) -> None:
+        """Without ``weights`` published networks have their shapes alone, for weights that come from elsewhere."""
         super().__init__()
         if config.predicts not in PREDICTS:
             raise UserError(f"predicts={config.predicts!r} is unknown; known: {', '.join(PREDICTS)}")
         self.config, self.size = config, size
         self.unet: Any
         self.vae: Any
-        self.unet, self.vae = _published(config.unet) if config.unet else (_fresh(size, config), None)
+        self.unet, self.vae = (
+            _published(config.unet, weights) if config.unet else (_fresh(size, config), None)
+        )
         if self.vae is not None:
             self.vae.requires_grad_(False)
         self.project = nn.Linear(features, self.unet.config.cross_attention_dim)
@@ -127,11 +130,35 @@ def _fresh(size: int, c: PixelConfig) -> Any:
     )
 
 
-def _published(name: str) -> tuple[Any, Any]:
+PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": (
+        {"sample_size": 64, "cross_attention_dim": 768},
+        {
+            "sample_size": 512,
+            "block_out_channels": (128, 256, 512, 512),
+            "layers_per_block": 2,
+            "down_block_types": ("DownEncoderBlock2D",) * 4,
+            "up_block_types": ("UpDecoderBlock2D",) * 4,
+        },
+    )
+}
+"""Shapes of the published networks that presets name, where they are not diffusers' own defaults. So they are shown and
+counted, and finished runs of them opened, where the hub is out of reach."""
+
+
+def _published(name: str, weights: bool) -> tuple[Any, Any]:
     diffusers = _diffusers()
     kinds = (("unet", diffusers.UNet2DConditionModel), ("vae", diffusers.AutoencoderKL))
+    if not weights and name in PUBLISHED:
+        unet, vae = (kind(**shape) for (_, kind), shape in zip(kinds, PUBLISHED[name], strict=True))
+        return unet, vae
     try:
-        unet, vae = (kind.from_pretrained(name, subfolder=part, use_safetensors=True) for part, kind in kinds)
+        unet, vae = (
+            kind.from_pretrained(name, subfolder=part, use_safetensors=True)
+            if weights
+            else kind.from_config(kind.load_config(name, subfolder=part))
+            for part, kind in kinds
+        )
     except (OSError, ValueError) as error:
         raise UserError(
             f"unet={name!r} is no diffusion pipeline that can be opened: {' '.join(str(error).split())[:160]}; give a "

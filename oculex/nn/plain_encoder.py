@@ -49,11 +49,6 @@ class PlainEncoder(ImageEncoder):
             for depth, block in enumerate(blocks):
                 block.drop_path = config.drop_path * depth / max(1, len(blocks) - 1)  # type: ignore[assignment]
 
-    @property
-    def tower(self) -> Any:
-        """The network that the capabilities ask."""
-        return self.image
-
     def tokens(self, pixels: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b n d"], tuple[int, int]]:
         """Tokens after the last norm, those of the patches last, and the patches' grid."""
         tokens, grid = self.tower.tokens(pixels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
+from itertools import chain
 from typing import Any
 
 import torch
@@ -54,14 +55,16 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def follow(self, momentum: float, beside: Teacher | None = None) -> None:
-        """teacher = momentum * teacher + (1 - momentum) * network, for every weight that is trained.
+        """teacher = momentum * teacher + (1 - momentum) * network, for every weight that is trained and every running
+        statistic.
 
         ``beside``: another teacher of the same networks; what is followed is then the mean of its weights and theirs.
         """
         named = {
             f"{name}.{key}": weight.full_tensor() if isinstance(weight, DTensor) else weight
             for name, network in self._followed.items()
-            for key, weight in network.named_parameters()
+            for key, weight in chain(network.named_parameters(), network.named_buffers())
+            if weight.is_floating_point()
         }
         weights = list(named.values())
         if beside is not None:

@@ -99,10 +99,36 @@ _VIT = {
     "takes": ("activation", "patch_dropout", "channels", "drop_path"),
 }
 
+
+def _swin(
+    size: int,
+    patch: int,
+    width: int,
+    layers: tuple[int, ...],
+    heads: int,
+    channels: int = 3,
+    drop_path: float = 0.0,
+) -> nn.Module:
+    """timm's Swin of other sizes: ``width`` and ``heads`` are the first stage's and double with each, and the last
+    stage's map is one window."""
+    return TimmTower(
+        "swin_tiny_patch4_window7_224",
+        size,
+        channels,
+        drop_path_rate=drop_path,
+        patch_size=patch,
+        embed_dim=width,
+        depths=layers,
+        num_heads=tuple(heads * 2**stage for stage in range(len(layers))),
+        window_size=size // patch // 2 ** (len(layers) - 1),
+    )
+
+
 TOWERS: dict[str, Kind] = {
     "vit": Kind(_vit, **_VIT),
     "plain": Kind(partial(_vit, norm_pre=False, patch_bias=True, eps=1e-6), **_VIT),
     "resnet": Kind(ModifiedResNet, ("size", "width", "layers", "heads"), ("channels",)),
+    "swin": Kind(_swin, ("size", "patch", "width", "layers", "heads"), ("channels", "drop_path")),
     **{name: Kind(build, (), ("channels", "drop_path")) for name, build in NAMED.items()},
 }
 
@@ -125,17 +151,37 @@ class _Tokens(nn.Module):
         return self.tower.tokens(image)
 
 
+def leave_out(tower: Any, blocks: int) -> None:
+    """Takes so many last blocks off a transformer, and timm's norm after them: its tokens are those before these blocks.
+
+    Raises UserError for a tower that has not as many, or none of its own.
+    """
+    if blocks == 0:
+        return
+    inner = tower.model if isinstance(tower, TimmTower) else tower
+    found = getattr(inner, "blocks", None)
+    if not isinstance(found, (nn.ModuleList, nn.Sequential)) or not 0 < blocks < len(found):
+        has = f"{len(found)} blocks" if isinstance(found, (nn.ModuleList, nn.Sequential)) else "no blocks"
+        raise UserError(
+            f"{blocks} blocks cannot be left out of a tower that has {has}; set blocks_left_out=0"
+        )
+    inner.blocks = found[:-blocks]
+    if isinstance(tower, TimmTower):
+        inner.norm = nn.Identity()
+
+
 class TimmTower(nn.Module):
     """A timm model without its classifier."""
 
     projection_bias = False
 
-    def __init__(self, name: str, size: int, channels: int = 3, drop_path: float = 0.0) -> None:
+    def __init__(
+        self, name: str, size: int, channels: int = 3, drop_path: float = 0.0, **settings: Any
+    ) -> None:
+        """``settings`` go to ``timm.create_model``."""
         super().__init__()
-        self.name, self.model = (
-            name,
-            timm_model(name, size, num_classes=0, in_chans=channels, drop_path=drop_path),
-        )
+        self.name = name
+        self.model = timm_model(name, size, num_classes=0, in_chans=channels, drop_path=drop_path, **settings)
         self.width: int = getattr(self.model, "head_hidden_size", self.model.num_features)
         reductions = [stage.get("reduction", 0) for stage in getattr(self.model, "feature_info", [])]
         stages = len(reductions) > 1 and all(a < b for a, b in pairwise(reductions))

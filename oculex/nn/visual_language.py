@@ -18,14 +18,18 @@ from oculex.nn.generate import generate
 from oculex.nn.image_encoder import ImageEncoder, ImageEncoderConfig
 from oculex.nn.language import LanguageConfig, check_vocabulary, language_model
 from oculex.nn.multimodal import answer_losses, answers, interleave
-from oculex.nn.towers import grid_of
+from oculex.nn.towers import grid_of, leave_out
 from oculex.nn.weights import adopt
 
 
 @dataclass(frozen=True)
 class VisualLanguageConfig(ConnectorConfig, LanguageConfig, ImageEncoderConfig):
+    blocks_left_out: int = 0
+    """Last blocks of the image tower that its features do without; LLaVA's and BLIP-2's are those of the last but one."""
     vision_foundation: str = ""
     """Trained system whose image tower is taken; empty: fresh weights, or the recipe's ``init``."""
+    query_foundation: str = ""
+    """Trained system whose query transformer is taken, or blip2:NAME for BLIP-2's own; empty: fresh weights."""
     language_foundation: str = ""
     """Trained system whose language model is taken; empty: ``language`` has its own weights, or fresh ones."""
     template: str = ""
@@ -40,7 +44,20 @@ class VisualLanguageConfig(ConnectorConfig, LanguageConfig, ImageEncoderConfig):
 
     def unused(self) -> dict[str, str]:
         """Fields that the others leave without effect, and why; setting one is a mistake."""
-        return ConnectorConfig.unused(self) | ImageEncoderConfig.unused(self)
+        query = (
+            {}
+            if self.connector == "query"
+            else {"query_foundation": f"has no effect on connector={self.connector}"}
+        )
+        return ConnectorConfig.unused(self) | ImageEncoderConfig.unused(self) | query
+
+
+FOUNDATIONS = {
+    "vision_foundation": "image",
+    "query_foundation": "connector.query",
+    "language_foundation": "language",
+}
+"""Which part each field fills, from the part of that name there."""
 
 
 class VisualLanguageModel(ImageEncoder):
@@ -51,7 +68,9 @@ class VisualLanguageModel(ImageEncoder):
     def __init__(self, config: Any, assets: Assets) -> None:
         super().__init__(config)
         self._assets, c = assets, config
-        self.language: Any = language_model(c)
+        leave_out(self.image, c.blocks_left_out)
+        training = bool(assets.sources())  # a finished run has all weights of its own
+        self.language: Any = language_model(c, weights=training)
         width: int = self.language.get_input_embeddings().embedding_dim
         self.connector = connector(c, self.image.width, width)
         self.grid = grid_of(self.image, c.image_size)
@@ -62,12 +81,10 @@ class VisualLanguageModel(ImageEncoder):
                 f"an image of {c.image_size} pixels takes {self.visual} tokens, more than context={c.context} holds "
                 "with a text; take another connector, a smaller image or a longer context"
             )
-        if assets.sources():  # a finished run has these weights of its own
-            for field, part in (("vision_foundation", "image"), ("language_foundation", "language")):
-                if name := getattr(c, field):
-                    adopt(
-                        getattr(self, part), getattr(assets.foundation(name), part, None), f"{field}={name!r}"
-                    )
+        for field, part in FOUNDATIONS.items():
+            if training and (name := getattr(c, field)):
+                there = dict(assets.foundation(name).named_modules()).get(part)
+                adopt(self.get_submodule(part), there, f"{field}={name!r}")
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -81,13 +98,18 @@ class VisualLanguageModel(ImageEncoder):
         return ChatFormat(tokenizer, self.config.template)
 
     def view(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, Any]:
-        """A random square crop and a conversation about it, cut at ``context``: an instruction and one of the
-        captions, and the sample's questions, in random order.
+        """A random square crop and a conversation about it, cut at ``context``: the sample's own, or else an
+        instruction and one of the captions, and the sample's questions, in random order. A conversation about no image
+        has a black one, which no token stands for.
 
         Without ``rng`` the centre, and the sample's ``question``, or else the first instruction, unanswered.
         """
         c = self.config
-        view = image_view(sample, rng, c.image_size, c.crop)
+        talk = sample.get("conversation") if rng is not None else None
+        if talk and "image" not in sample:
+            view = {"image": np.zeros((3, c.image_size, c.image_size), np.uint8)}
+        else:
+            view = image_view(sample, rng, c.image_size, c.crop)
         if rng is None:
             asked = sample.get("question") or (c.instructions[0] if view else None)
             if asked is None:
@@ -95,8 +117,10 @@ class VisualLanguageModel(ImageEncoder):
             turns = _turns([(asked, None)], self._around() if view else ())
             encoded = self.chat.prompt(turns, [self.visual] if view else [], sample["id"])
             return view | {"tokens": encoded.tokens, "visual": encoded.visual}
-        turns = _turns(self._pairs(sample, rng), self._around())
-        encoded = self.chat.encode(turns, [self.visual], sample["id"]).cut(c.context, sample["id"])
+        image = self._around() if "image" in sample else ()
+        turns = _talked(talk, image) if talk else _turns(self._pairs(sample, rng), image)
+        counts = [self.visual] if image else []
+        encoded = self.chat.encode(turns, counts, sample["id"]).cut(c.context, sample["id"])
         return view | {"tokens": encoded.tokens, "visual": encoded.visual, "trained": encoded.trained}
 
     def _around(self) -> tuple[Any, ...]:
@@ -110,7 +134,10 @@ class VisualLanguageModel(ImageEncoder):
             asked = instructions[int(rng.integers(len(instructions)))]
             pairs.append((asked, texts[int(rng.integers(len(texts)))]))
         if not pairs:
-            raise BadSample(sample["id"], "has neither captions nor questions, which this system trains on")
+            raise BadSample(
+                sample["id"],
+                "has neither captions, questions nor a conversation, which this system trains on",
+            )
         return [pairs[n] for n in rng.permutation(len(pairs))]
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
@@ -119,7 +146,7 @@ class VisualLanguageModel(ImageEncoder):
         return {"visual": self.connector(features, grid)}
 
     def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
-        embeddings = self._embedded(batch, features["visual"])
+        embeddings = self.embedded(batch, features["visual"])
         return {"answers": answer_losses(self.language, embeddings, batch["tokens"], batch["trained"])}
 
     def items(self, batch: Batch) -> dict[str, int]:
@@ -134,15 +161,26 @@ class VisualLanguageModel(ImageEncoder):
                 f"a question takes {text.values.shape[1]} tokens, all of context={self.config.context}"
             )
         visual = self.encode(batch)["visual"] if "image" in batch else None
-        prompts = self._embedded(batch, visual)
+        prompts = self.embedded(batch, visual)
         said = generate(self.language, prompts, text.lengths, self.tokenizer.end, min(most, room))
         return [self.tokenizer.decode(ids) for ids in said]
 
-    def _embedded(self, batch: Batch, visual: Tensor | None) -> Float[Tensor, "b l d"]:
+    def embedded(self, batch: Batch, visual: Tensor | None) -> Float[Tensor, "b l d"]:
+        """What the language model reads: the texts' embeddings with the images' visual tokens at their places."""
         words = self.language.get_input_embeddings()(batch["tokens"].values)
         if visual is None:
             return words
-        return interleave(words, batch["visual"].values.bool(), visual)
+        places = batch["visual"].values.bool()
+        return interleave(words, places, visual[places.any(1)])
+
+
+def _talked(talk: list[dict[str, str]], image: tuple[Any, ...]) -> list[Turn]:
+    """A conversation with the image before the first thing that the user says, as LLaVA moves it there."""
+    first = next((n for n, turn in enumerate(talk) if turn["role"] == "user"), -1)
+    return [
+        Turn(turn["role"], (*image, turn["text"]) if n == first else (turn["text"],))
+        for n, turn in enumerate(talk)
+    ]
 
 
 def _turns(pairs: list[tuple[str, Any]], image: tuple[Any, ...]) -> list[Turn]:

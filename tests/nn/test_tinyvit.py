@@ -49,23 +49,32 @@ def golden_model():
     return both
 
 
-def test_logits_and_maps_are_the_authors_also_where_windows_are_padded():
+def farthest(got, wanted):
+    return float(np.abs(np.asarray(got) - wanted).max())
+
+
+def test_logits_and_maps_are_the_authors_also_where_windows_are_padded(evidence):
     model, image = golden_model().eval(), drawn("image", (2, 3, 64, 96)) * 4
     with torch.no_grad():
-        np.testing.assert_allclose(
-            model["head"](model["backbone"](image)).numpy(), GOLDEN["logits"], atol=1e-12
-        )
+        error = {"logits": farthest(model["head"](model["backbone"](image)), GOLDEN["logits"])}
         for n, each in enumerate(model["backbone"].pyramid(image)):
-            np.testing.assert_allclose(each[:, ::7, ::3, ::3].numpy(), GOLDEN[f"map{n}"], atol=1e-5)
+            error[f"map{n}"] = farthest(each[:, ::7, ::3, ::3], GOLDEN[f"map{n}"])
+    assert error["logits"] < 1e-12
+    assert max(error.values()) < 1e-5, error  # the maps are kept in float32
+    evidence("tinyvit", "golden", peer=str(GOLDEN["provenance"]), max_abs_error=error)
 
 
-def test_distillation_loss_and_gradients_are_the_authors():
+def test_distillation_loss_and_gradients_are_the_authors(evidence):
     model, image = golden_model().train(), drawn("image", (2, 3, 64, 96)) * 4
     logits = model["head"](model["backbone"](image))
     np.testing.assert_allclose(logits.detach().numpy(), GOLDEN["train_logits"], atol=1e-12)
     classes, probabilities = (torch.from_numpy(GOLDEN[f"teacher_{n}"]) for n in ("classes", "probabilities"))
     loss = sparse_distillation(logits, classes, probabilities).mean()
     np.testing.assert_allclose(loss.item(), GOLDEN["loss"], rtol=1e-6)
+    error = {
+        "logits": farthest(logits.detach(), GOLDEN["train_logits"]),
+        "loss": farthest(loss.item(), GOLDEN["loss"]),
+    }
     loss.backward()
     grads = {n: p.grad for n, p in model["backbone"].named_parameters()}
     theirs = names.theirs(grads | {f"head.{n}": p.grad for n, p in model["head"].named_parameters()}, AUTHORS)
@@ -74,23 +83,30 @@ def test_distillation_loss_and_gradients_are_the_authors():
     for name in checked:
         found = theirs[name].flatten()[:64].numpy()
         np.testing.assert_allclose(found, GOLDEN[f"grad:{name}"], atol=1e-7, rtol=1e-5, err_msg=name)
+        error[f"gradient of {name}"] = farthest(found, GOLDEN[f"grad:{name}"])
+    evidence("tinyvit", "golden", peer=str(GOLDEN["provenance"]), max_abs_error=error)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_parameters_and_operations_are_the_published_ones(name):
+def test_parameters_and_operations_are_the_published_ones(name, evidence):
     count, billions, pixels = PUBLISHED[name]
     with torch.device("meta"):
         backbone, image = TinyViT(SIZES[name]).eval(), torch.empty(1, 3, pixels, pixels)
         head = nn.Linear(backbone.width, 1000)
         with FlopCounterMode(display=False) as counter:
             head(backbone(image))
-    assert sum(p.numel() for module in (backbone, head) for p in module.parameters()) == count
-    assert counter.get_total_flops() / 2e9 == pytest.approx(billions, rel=0.01, abs=0.05)
+    found = sum(p.numel() for module in (backbone, head) for p in module.parameters())
+    operations = counter.get_total_flops() / 2e9
+    assert found == count
+    assert operations == pytest.approx(billions, rel=0.01, abs=0.05)  # the authors round to a tenth
+    evidence("tinyvit", "preset", parameters=found, classes=1000, pixels=pixels,
+             multiply_adds=f"{operations:.2f} G", published=f"{billions} G")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["tinyvit_5m", "tinyvit_11m"])
-def test_timms_weights_load_with_equal_logits_and_gradients(name):
-    peer = pytest.importorskip("timm.models.tiny_vit")
+def test_timms_weights_load_with_equal_logits_and_gradients(name, evidence):
+    timm = pytest.importorskip("timm")
+    peer = timm.models.tiny_vit
     torch.manual_seed(0)
     theirs = getattr(peer, name.replace("tinyvit", "tiny_vit") + "_224")(num_classes=7, drop_path_rate=0.0)
     theirs = theirs.double()
@@ -108,10 +124,16 @@ def test_timms_weights_load_with_equal_logits_and_gradients(name):
         2, 3, 72, 100, dtype=torch.float64
     )  # neither a multiple of the window nor of the stride
     with torch.no_grad():
-        torch.testing.assert_close(head(model.eval()(image)), theirs.eval()(image), atol=1e-10, rtol=0)
+        mine, other = head(model.eval()(image)), theirs.eval()(image)
+        torch.testing.assert_close(mine, other, atol=1e-10, rtol=0)
+        error = {"logits": farthest(mine, other.numpy())}
         peer_maps = theirs.forward_intermediates(image, intermediates_only=True)
-        for mine, other in zip(model.pyramid(image), peer_maps, strict=True):
+        for n, (mine, other) in enumerate(zip(model.pyramid(image), peer_maps, strict=True)):
             torch.testing.assert_close(mine, other, atol=1e-10, rtol=0)
+            error[f"map{n}"] = farthest(mine, other.numpy())
+    evidence(
+        "tinyvit", "golden", peer=f"timm {timm.__version__} {theirs.__class__.__name__}", max_abs_error=error
+    )
     if name == "tinyvit_5m":
         head(model.train()(image)).square().mean().backward()
         theirs.train()(image).square().mean().backward()

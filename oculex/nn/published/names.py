@@ -163,6 +163,7 @@ TIMM_VIT = [
     Rule("image.class_token", "cls_token", _led),
     Rule("image.positions", "pos_embed", _led),
     Rule("image.patches.weight", "patch_embed.proj.weight", _patches),
+    Rule("image.patches.bias", "patch_embed.proj.bias"),
     Rule("image_projection.weight", "head.weight"),
 ]
 
