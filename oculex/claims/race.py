@@ -99,15 +99,19 @@ def _system(folder: RunFolder, lines: list[dict[str, Any]], metric: str) -> dict
 def _paired(
     folders: dict[str, RunFolder], lines: dict[str, list[dict[str, Any]]], metric: str
 ) -> dict[str, Any]:
-    """Who leads, and by how much (leader - other, on the same items)."""
+    """Who leads, by how much, and how it compares in all else (leader - other, on the same items)."""
     finals = {name: each[-1]["metrics"][metric]["value"] for name, each in lines.items()}
     leader = (min if metric.endswith(LESS_IS_BETTER) else max)(finals, key=lambda name: finals[name])
-    ahead = {
-        name: compare(_records(folders[leader]), _records(folder))[metric]
+    differences = {
+        name: compare(_records(folders[leader]), _records(folder))
         for name, folder in folders.items()
         if name != leader
     }
-    return {"leader": leader, "ahead": as_json(ahead)}
+    return {
+        "leader": leader,
+        "ahead": as_json({name: each[metric] for name, each in differences.items()}),
+        "differences": {name: as_json(each) for name, each in differences.items()},
+    }
 
 
 def _records(folder: RunFolder) -> Table:

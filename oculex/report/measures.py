@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,11 @@ TASKS = {
     "knn": "Nearest neighbours",
     "probe": "Linear probe",
     "emergent": "Between modalities",
+    "compositional": "Composition",
+    "order": "Order of words",
 }
-DIRECTIONS = {"image_to_text": "image to text", "text_to_image": "text to image"}
+DIRECTION = re.compile(r"([a-z]+_to_[a-z]+)_(.+)")
+"""How retrieval names its metrics: what asks, what is searched, and the measure."""
 SHARES = {
     "top1": "top-1 accuracy",
     "top5": "top-5 accuracy",
@@ -34,7 +38,18 @@ SHARES = {
     "mean_recall": "mean recall",
     "never_paired_r1": "recall at 1, modalities never paired",
     "paired_r1": "recall at 1, modalities with text",
+    "never_paired_r10": "recall at 10, modalities never paired",
+    "paired_r10": "recall at 10, modalities with text",
 }
+BY_KIND = ("compositional", "order")
+"""Tasks that name their metrics by the kind of what is asked; each is a share of the answers."""
+KINDS = {
+    "relation": "relation told from its reverse",
+    "attribution": "attributes told from exchanged ones",
+    "order": "caption told from other orders of its words",
+}
+"""Of our own tasks; benchmarks name others."""
+ENDINGS = {"_macro": ", mean over groups", "_wrong_image": ", shown another image", "_chance": ", by chance"}
 NUMBERS = {"median_rank": "median rank"}
 """What is not in these tables is shown under its own name, as a plain number."""
 
@@ -58,12 +73,12 @@ class Measure:
         """From "set/task/metric"."""
         *where, metric = name.split("/")
         group, task = "/".join(where[:-1]), where[-1] if where else ""
-        direction = next((d for d in DIRECTIONS if metric.startswith(f"{d}_")), "")
-        rest = metric.removeprefix(f"{direction}_") if direction else metric
-        label = SHARES.get(rest) or NUMBERS.get(rest) or rest.replace("_", " ")
+        parted = DIRECTION.fullmatch(metric)
+        direction, rest = parted.groups() if parted else ("", metric)
+        label = SHARES.get(rest) or NUMBERS.get(rest) or _of_kind(rest)
         if direction:
-            label = f"{DIRECTIONS[direction]}, {label}"
-        return cls(name, group, task, direction, label, rest in SHARES)
+            label = f"{direction.replace('_', ' ')}, {label}"
+        return cls(name, group, task, direction, label, rest in SHARES or task in BY_KIND)
 
     @property
     def heading(self) -> str:
@@ -82,6 +97,17 @@ class Measure:
     def span(self, estimate: Estimate) -> str:
         """The interval, its unit once: 58.9 to 63.4 %."""
         return span(estimate.get("low"), estimate.get("high"), self.share)
+
+
+def _of_kind(metric: str) -> str:
+    kind, ending = _parted(metric)
+    return KINDS.get(kind, kind.replace("_", " ")) + ENDINGS.get(ending, "")
+
+
+def _parted(metric: str) -> tuple[str, str]:
+    """The kind of what is asked, and what is said of it."""
+    ending = next((each for each in ENDINGS if metric.endswith(each)), "")
+    return metric.removesuffix(ending), ending
 
 
 def number(value: float | None) -> str:
@@ -140,7 +166,9 @@ def chance(
     where, metric = measure.name.rpartition("/")[::2]
     rest = metric.removeprefix(f"{measure.direction}_")
     for sibling in (
-        f"{measure.direction}_chance_{rest}" if measure.direction else f"chance_{rest}",
+        f"{measure.direction}_chance_{rest}",
+        f"chance_{rest}",
+        f"{_parted(rest)[0]}_chance",
         "chance",
     ):
         found = metrics.get(f"{where}/{sibling}")
@@ -158,13 +186,14 @@ def is_chance(name: str) -> bool:
 
 
 def headlines(metrics: Mapping[str, Estimate], most: int = 4) -> list[str]:
-    """The first metric of each set, task and direction: evaluations name their headline first."""
+    """The first metric of each set and task: evaluations name their headline first. Of one that begins with a direction
+    the first of each direction."""
     first: dict[tuple[str, str, str], str] = {}
-    undirected = set()
+    directed: dict[tuple[str, str], bool] = {}
     for name in metrics:
         m = Measure.of(name)
-        if is_chance(name) or (not m.direction and (m.set, m.task) in undirected):
+        if is_chance(name):
             continue
-        undirected.add((m.set, m.task))
-        first.setdefault((m.set, m.task, m.direction), name)
+        if directed.setdefault((m.set, m.task), bool(m.direction)) == bool(m.direction):
+            first.setdefault((m.set, m.task, m.direction), name)
     return list(first.values())[:most]

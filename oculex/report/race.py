@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from oculex.evaluation.measures import LESS_IS_BETTER
 from oculex.report import charts
 from oculex.report.html import render, svg
-from oculex.report.measures import Measure, known, number, span
+from oculex.report.measures import Estimate, Measure, chance, headlines, known, number, span
 from oculex.training.folder import write_text
 
 
@@ -31,6 +33,7 @@ def write_race(race: Mapping[str, Any], out: Path) -> None:
         by_time=svg(charts.adaptive(by_time, "seconds of training", m.label, share=m.share)),
         by_samples=svg(charts.adaptive(by_samples, "samples seen", m.label, share=m.share)),
         rows=_rows(race, m),
+        questions=[(measure.title, _told(race, measure)) for measure in _others(race)],
     )
     write_text(out, page)
 
@@ -40,19 +43,94 @@ def conclusion(race: Mapping[str, Any]) -> str:
     m, leader = Measure.of(race["metric"]), race["leader"]
     best = race["systems"][leader]["final"]
     sign = -1 if race["less_is_better"] else 1
-    scale, unit = (100, " points") if m.share else (1, "")
     clear: list[str] = []
     close: list[str] = []
     for name, e in race["ahead"].items():
-        low, high = sorted(sign * scale * e[key] if known(e[key]) else -math.inf for key in ("low", "high"))
-        by = f"{number(sign * scale * e['value'])}{unit} ({span(low, high)})"
-        (clear if low > 0 else close).append(f"{name} by {by}" if low > 0 else f"{name}, {by}")
+        lead = _Lead.of(m, e, sign)
+        if lead.clear > 0:
+            clear.append(f"{name} by {lead}")
+        else:
+            close.append(f"{name}, {lead}")
     said = f"{leader} ended best: {m.text(best['value'])} (95\u202f% interval {m.span(best)}), n = {best['n']:,}."
     if clear:
         said += f" Compared item by item, it is ahead of {_listed(clear)}."
     if close:
         said += f" It cannot be told apart from {_listed(close)}: the interval of the difference holds 0."
-    return f"{said} One seed: what another would change is not in these intervals."
+    seeds = "One seed: what another would change is not in these intervals."
+    return " ".join(filter(None, (said, _elsewhere(race), seeds)))
+
+
+def _elsewhere(race: Mapping[str, Any]) -> str:
+    """Whether who ended best is so in everything that was asked."""
+    others = _others(race)
+    better = [
+        f"{name} is ahead by {-lead} in {m.title}"
+        for m in others
+        for name, lead in _leads(race, m).items()
+        if lead.clear < 0
+    ]
+    if better:
+        return f"It is not best in everything: {_listed(better)}."
+    return "In no further question is another one ahead of it." if others else ""
+
+
+@dataclass(frozen=True)
+class _Lead:
+    """By how much one is better than another."""
+
+    value: float
+    low: float
+    high: float
+    unit: str
+
+    @classmethod
+    def of(cls, m: Measure, e: Estimate, sign: int) -> _Lead:
+        """From the difference of the two; ``sign`` is -1 where less is better."""
+        scale, unit = (100, " points") if m.share else (1, "")
+        low, high = sorted(sign * scale * e[key] if known(e[key]) else -math.inf for key in ("low", "high"))
+        return cls(sign * scale * e["value"], low, high, unit)
+
+    @property
+    def clear(self) -> int:
+        """1 where it is better, -1 where worse, 0 where the interval holds 0 or is not known."""
+        return (self.low > 0) - (self.high < 0 and known(self.low))
+
+    def __neg__(self) -> _Lead:
+        return _Lead(-self.value, -self.high, -self.low, self.unit)
+
+    def __str__(self) -> str:
+        return f"{number(self.value)}{self.unit} ({span(self.low, self.high)})"
+
+
+def _others(race: Mapping[str, Any]) -> list[Measure]:
+    """What else every system was asked: the first metric of each question beside that of the race."""
+    finals = [system.get("metrics", {}) for system in race["systems"].values()]
+    shared = {name: e for name, e in finals[0].items() if all(name in each for each in finals)}
+    return [Measure.of(name) for name in headlines(shared, most=len(shared)) if name != race["metric"]]
+
+
+def _leads(race: Mapping[str, Any], m: Measure) -> dict[str, _Lead]:
+    """Of who ended best over each other system."""
+    sign = -1 if m.name.endswith(LESS_IS_BETTER) else 1
+    found = {name: each.get(m.name) for name, each in race.get("differences", {}).items()}
+    return {name: _Lead.of(m, e, sign) for name, e in found.items() if e is not None}
+
+
+def _told(race: Mapping[str, Any], m: Measure) -> str:
+    """What the systems reached in a question, and what follows."""
+    finals = {name: system["metrics"] for name, system in race["systems"].items()}
+    values = ", ".join(f"{name} {m.text(each[m.name]['value'])}" for name, each in finals.items())
+    by_chance = chance(m, finals[race["leader"]], {})
+    said = f"{values}{f'; chance {m.text(by_chance)}' if by_chance is not None else ''}."
+    for name, lead in _leads(race, m).items():
+        if lead.clear:
+            ahead, behind, by = (
+                (race["leader"], name, lead) if lead.clear > 0 else (name, race["leader"], -lead)
+            )
+            said += f" {ahead} is ahead of {behind} by {by}."
+        else:
+            said += f" {race['leader']} and {name} cannot be told apart: {lead}."
+    return said
 
 
 def _title(names: list[str]) -> str:

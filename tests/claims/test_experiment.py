@@ -224,6 +224,7 @@ def test_a_race_ranks_by_the_same_items_and_tells_how_sure_it_is(toy, tmp_path):
     assert (result["leader"], list(result["ahead"]), result["less_is_better"]) == (leader, [other], False)
     assert result["ahead"][other]["value"] == pytest.approx(finals[leader] - finals[other])
     assert result["ahead"][other]["n"] == 60
+    assert result["differences"][other][METRIC] == result["ahead"][other]
     for name, system in result["systems"].items():
         seconds, samples = ([point[axis] for point in system["curve"]] for axis in (0, 1))
         assert seconds == sorted(seconds)

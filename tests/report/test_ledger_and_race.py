@@ -8,7 +8,7 @@ from oculex import catalog
 from oculex.report.ledger import ledger_markdown, mean_curve, write_ledger
 from oculex.report.race import conclusion, write_race
 from oculex.report.systems_table import systems_markdown
-from tests.report.conftest import HOSTILE, claims, difference, race
+from tests.report.conftest import HOSTILE, claims, difference, estimate, race
 from tests.report.test_page import Opened, text_of
 
 
@@ -79,10 +79,40 @@ def test_the_race_shows_both_axes_and_the_paired_comparison(tmp_path):
     assert HOSTILE not in page
 
 
+def asked_more():
+    """The race of three, whose systems answered a further question."""
+    result, order = race(), "world/order/order"
+    for n, system in enumerate(result["systems"].values()):
+        ends = {result["metric"]: system["final"], order: estimate(0.3 + 0.2 * n, 0.02, 900)}
+        system["metrics"] = ends | {f"{order}_chance": estimate(0.2, 0.0, 900)}
+    return result | {"differences": {"negclip": {order: difference(-0.2)}, "tips": {order: difference(0.01)}}}
+
+
+def test_a_race_tells_in_what_another_one_is_better(tmp_path):
+    more = asked_more()
+    words = "Order of words, caption told from other orders of its words"
+    assert (
+        f"It is not best in everything: negclip is ahead by 20 points (18 to 22) in {words}."
+        in conclusion(more)
+    )
+    write_race(more, tmp_path / "race.html")
+    said = text_of((tmp_path / "race.html").read_text(encoding="utf-8"))
+    assert "In all else" in said
+    assert (
+        "clip 30.0 %, negclip 50.0 %, tips 70.0 %; chance 20.0 %. negclip is ahead of clip by 20 points"
+        in said
+    )
+    assert "clip and tips cannot be told apart: 1 points (−1 to 3)." in said
+    more["differences"]["negclip"]["world/order/order"] = difference(0.2)
+    assert "In no further question is another one ahead of it." in conclusion(more)
+    write_race(race(), tmp_path / "race.html")
+    assert "In all else" not in (tmp_path / "race.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_browser_shows_both_silently(browser, tmp_path, width):
     write_ledger(claims(), tmp_path / "ledger.html")
-    write_race(race(), tmp_path / "race.html")
+    write_race(asked_more(), tmp_path / "race.html")
     for name in ("ledger", "race"):
         opened = Opened(browser, tmp_path / f"{name}.html", width)
         assert opened.said == []

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from oculex.report.measures import Measure, chance, duration, headlines, is_chance, number, share, span
-from tests.report.conftest import metrics
+from tests.report.conftest import estimate, metrics
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,26 @@ def test_a_name_is_taken_apart():
     assert unknown.text(0.5) == "0.5"
 
 
+def test_kinds_of_questions_are_read_in_words():
+    told = Measure.of("world/compositional/relation_wrong_image")
+    assert (told.title, told.share) == (
+        "Composition, relation told from its reverse, shown another image",
+        True,
+    )
+    theirs = Measure.of("swap_obj.json/compositional/swap_obj")
+    assert (theirs.label, theirs.text(0.5)) == ("swap obj", "50.0\u202f%")
+    assert Measure.of("world/order/order").label == "caption told from other orders of its words"
+    assert Measure.of("world/counting/off_by_chance").share is False
+
+
+def test_chance_of_a_kind_is_chance_of_all_that_is_said_of_it():
+    found = {f"world/compositional/{name}": estimate(0.5, 0, 9) for name in ("relation", "relation_chance")}
+    for name in ("relation", "relation_macro", "relation_wrong_image"):
+        assert chance(Measure.of(f"world/compositional/{name}"), found, {}) == 0.5
+    assert chance(Measure.of("world/compositional/unparsed"), found, {}) is None
+    assert is_chance("world/compositional/relation_chance")
+
+
 def test_chance_comes_from_the_evaluation_or_the_classes():
     found, classes = metrics(1.0), {("world", "zeroshot"): 120}
 
@@ -59,6 +79,24 @@ def test_chance_comes_from_the_evaluation_or_the_classes():
     assert of("retrieval/text_to_image_r5") is None
     assert of("zeroshot/unparsed") is None
     assert chance(Measure.of("other/zeroshot/top1"), found, classes) is None
+
+
+def test_any_direction_is_told_and_a_sum_that_comes_first_is_the_headline_alone():
+    names = [
+        "never_paired_r1",
+        "paired_r1",
+        "depth_to_audio_r10",
+        "text_to_image_r1",
+        "chance_r10",
+        "chance_never_paired_r1",
+    ]
+    found = {f"world/emergent/{name}": estimate(0.5, 0, 9) for name in names}
+    m = Measure.of("world/emergent/depth_to_audio_r10")
+    assert (m.direction, m.label, m.share) == ("depth_to_audio", "depth to audio, recall at 10", True)
+    assert chance(m, found, {}) == 0.5
+    assert chance(Measure.of("world/emergent/never_paired_r1"), found, {}) == 0.5
+    assert chance(Measure.of("world/emergent/text_to_image_r1"), found, {}) is None
+    assert headlines(found) == ["world/emergent/never_paired_r1"]
 
 
 def test_headlines_are_the_first_of_each_question():
