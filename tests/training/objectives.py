@@ -15,6 +15,8 @@ from oculex.objectives.classification import soft_cross_entropy
 from oculex.objectives.continual import momentum_contrast, response, soft_words, topology
 from oculex.objectives.contrastive import contrastive
 from oculex.objectives.distillation import sparse_distillation
+from oculex.objectives.grounding import box_loss, centred_loss, word_loss
+from oculex.objectives.matching import hard_negatives, matching
 from oculex.objectives.reconstruction import hidden_error, squared_error
 from oculex.objectives.self_distillation import centred_targets, self_distillation
 from oculex.objectives.tokenization import cosine_error, length_error
@@ -152,6 +154,48 @@ class Continual(Towers):
         }
 
 
+class Matching(Towers):
+    """Hard negatives of the global batch, drawn by numbers that belong to the rows."""
+
+    gathers = ("a", "b")
+
+    def encode(self, batch):
+        return super().encode(batch) | {"draw": (batch["x"][:, 0] * 7.3) % 1}
+
+    def losses(self, features, batch):
+        a, b, every = features["a"], features["b"], features.all("b")
+        truth = torch.arange(features.start, features.start + len(a))
+        others = every[hard_negatives(a, every.detach(), self.scale.exp(), truth, features["draw"])]
+
+        def pairs(one, two):
+            return self.head(one * two)[:, :2] * self.scale
+
+        return {"matching": matching(pairs(a, b), pairs(a, others), pairs(others, b))}
+
+
+class Boxes(Towers):
+    """Means over positions of which rows have different numbers."""
+
+    gathers = ("count",)
+
+    def encode(self, batch):
+        return super().encode(batch) | {"count": (batch["hidden"].sum((1, 2))).float()}
+
+    def losses(self, features, batch):
+        a, hidden = features["a"], batch["hidden"]
+        counted = len(features.all("count")) / features.all("count").sum()
+        corner = a[:, :2].sigmoid()
+        found = torch.cat([corner, corner + 1 + a[:, 2:4].sigmoid()], dim=1) * 9
+        true = torch.tensor([2.0, 3.0, 11.0, 12.0]).expand_as(found)
+        seen = torch.ones(len(a), 3, dtype=torch.bool)
+        words = word_loss(features["b"].view(-1, 2, 3), hidden.bool(), seen)
+        return {
+            "words": words * counted,
+            "boxes": box_loss(found, true, hidden.sum((1, 2))) * counted,
+            "centred": centred_loss(self.head(a)[:, 0] * self.scale, corner[:, 0].detach()),
+        }
+
+
 class BagOfWords(Towers):
     def loss(self, a, b, logits, batch):
         return bag_of_words(logits, word_bags(batch["words"], WORDS)) + (a * b).sum(-1)
@@ -240,7 +284,7 @@ class Blocks(CLIP):
 
 KINDS = [
     Pair, Probe, Blocks, Contrastive, Negatives, Continual, BagOfWords, NextToken, SoftCrossEntropy, SquaredError,
-    HiddenError, SelfDistillation, SparseDistillation, Tokenization,
+    HiddenError, SelfDistillation, SparseDistillation, Tokenization, Matching, Boxes,
 ]  # fmt: skip
 """Those whose losses and gradients do not depend on how a batch is cut."""
 
