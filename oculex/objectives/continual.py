@@ -21,7 +21,7 @@ def momentum_contrast(
     start: int = 0,
 ) -> Float[Tensor, "b"]:
     """Cross-entropy of own rows against the momentum model's vectors of this batch and of earlier ones, both ways (MoCo,
-    He et al. 2020, equation 1, across modalities; ALBEF, section 3.2; CTP, section 4.2).
+    He et al. 2020, equation 1, across modalities; ALBEF, section 3.2; CTP, Zhu et al. 2023).
 
     All are unit-norm; the own rows are ``start`` .. ``start + b`` of the global batch, whose momentum vectors are
     ``slow_image`` and ``slow_text``. Gathers: slow image, slow text. Reduces by the mean over rows.
@@ -40,8 +40,8 @@ def topology(
     scale: Float[Tensor, ""],
     start: int | None = None,
 ) -> Float[Tensor, "b"]:
-    """KL divergence of each row's softmax over its similarities to the columns from that of the old model (CTP, section
-    4.3): how a sample lies among the others is kept, where all of them lie is not.
+    """KL divergence of each row's softmax over its similarities to the columns from that of the old model (CTP, Zhu et
+    al. 2023): how a sample lies among the others is kept, where all of them lie is not.
 
     ``start``: the place of the first row among the columns where both are of one modality, so that none is compared with
     itself; None across modalities. Gathers: columns, old columns. Reduces by the mean over rows.
