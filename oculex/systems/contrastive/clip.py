@@ -18,65 +18,37 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from oculex.contracts import (
     Arm,
-    Assets,
     Batch,
     Claim,
     Data,
+    Evaluation,
     Features,
     Optimizer,
     Plugin,
     Recipe,
-    Sample,
     Schedule,
     Stage,
-    System,
-    Tokenizer,
     Tuning,
 )
-from oculex.data.views import image_view, text_view
-from oculex.nn.dual_encoder import DualEncoder, DualEncoderConfig
+from oculex.nn.dual_encoder import PairEncoder, PairEncoderConfig
 from oculex.objectives.contrastive import contrastive
 from oculex.systems import tiny
 
 
 @dataclass(frozen=True)
-class CLIPConfig(DualEncoderConfig):
-    crop: tuple[float, float] = (0.9, 1.0)
-    """Area of the random square crop, as a share of the image."""
-    scale_limit: float = 100.0
-    """Largest inverse temperature (section 2.5)."""
+class CLIPConfig(PairEncoderConfig):
+    """Crops as in section 2.3, the temperature clipped as in section 2.5."""
 
 
-class CLIP(System, DualEncoder):
+class CLIP(PairEncoder):
     """Two towers and a temperature."""
 
     gathers = ("image", "text")
-
-    def __init__(self, config: CLIPConfig, assets: Assets) -> None:
-        super().__init__(config)
-        self._assets = assets
-
-    @classmethod
-    def build(cls, config: CLIPConfig, assets: Assets) -> CLIP:
-        return cls(config, assets)
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        return self._assets.tokenizer(self.config.tokenizer)
-
-    def view(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, Any]:
-        """A random square crop and one of the captions (section 2.3); without ``rng`` the centre and the first."""
-        c = self.config
-        return image_view(sample, rng, c.image_size, c.crop) | text_view(
-            sample, rng, self.tokenizer, c.context
-        )
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
         return self.embed(batch)
@@ -92,9 +64,6 @@ class CLIP(System, DualEncoder):
                 features.start,
             )
         }
-
-    def after_step(self, step: int, steps: int) -> None:
-        self.limit_scale(self.config.scale_limit)
 
 
 # ------------------------------------------------------------------------------------------------- presets
@@ -124,9 +93,31 @@ def _tiny_vit() -> Recipe:
     )
 
 
+def _tiny_patches() -> Recipe:
+    """A smaller transformer on fewer classes, in a minute or two: what encoders of other modalities begin as."""
+    recipe = _tiny_vit()
+    return replace(
+        recipe,
+        model=CLIPConfig(**{**tiny.DUAL, **tiny.FEW_PATCHES}, tokenizer="corpus:2048"),
+        batch=128,
+        budget="60e3samples",
+        data=Data(sources=(tiny.FEW_CONCEPTS,)),
+    )
+
+
 def _tiny_pairs() -> Recipe:
-    """Of scenes in which objects stand beside, behind and before each other: what is tuned to read relations."""
-    return replace(_tiny(), data=Data(sources=(tiny.TWO_OBJECTS,)))
+    """Of small scenes in which objects stand beside, behind and before each other: what is tuned to read relations."""
+    recipe = _tiny()
+    return replace(
+        recipe,
+        model=CLIPConfig(**tiny.SMALL_DUAL, tokenizer="corpus:2048"),
+        optimizer=replace(recipe.optimizer, lr=2e-3),
+        budget="24e3samples",
+        batch=128,
+        precision="32-true",
+        data=Data(sources=(tiny.TWO_OBJECTS,), workers=0),
+        evaluation=Evaluation(tasks=("compositional", "order", "retrieval")),
+    )
 
 
 def _paper(model: CLIPConfig, lr: float, budget: str = "12.8e9samples") -> Recipe:
@@ -240,6 +231,7 @@ SYSTEM = Plugin(
     presets={
         "tiny": _tiny,
         "tiny_vit": _tiny_vit,
+        "tiny_patches": _tiny_patches,
         "tiny_pairs": _tiny_pairs,
         "rn50": partial(_paper, _resnet(224, 64, (3, 4, 6, 3), 1024, 512), 5e-4),
         "rn101": partial(_paper, _resnet(224, 64, (3, 4, 23, 3), 512, 512), 5e-4),
