@@ -1,10 +1,17 @@
 """The optimizer SGD-SaI at work: it learns, its state is half of AdamW's, and ranks and shards change nothing."""
 
-import pytest
+import json
 
-from oculex import runs
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from oculex import cli, runs
 from oculex.claims import experiment
 from oculex.contracts import UserError
+from oculex.data.collate import collate
+from oculex.data.sources import open_source
 from oculex.systems.distill.sgd_sai import CLAIMS
 from oculex.training import memory
 from oculex.training.folder import RunFolder, read_lines
@@ -14,6 +21,10 @@ PUBLISHED = {"vit_s_16": 22_050_664}
 """Of timm's vit_small_patch16_224."""
 SQUARES = {"image_size": 16, "patch": 8, "width": 32, "layers": [1], "heads": 2, "batch": 32, "precision": "32-true",
            "data.workers": 0, "data.holdout": 0.25, "evaluation.tasks": ["classify"], "logging.every": 1}  # fmt: skip
+
+PICTURES = {"image_size": 32, "patch": 4, "width": 64, "layers": [3], "heads": 2, "batch": 64, "crop": [0.5, 1.0],
+            "logging.every": 20}  # fmt: skip
+"""What 1,500 pictures teach something in a minute."""
 
 
 def train(data, out, budget, **changes):
@@ -37,12 +48,60 @@ def squares(tmp_path_factory):
     return toys.squares(tmp_path_factory.mktemp("squares"))
 
 
-def test_it_learns_to_name_colours(squares, tmp_path, evidence):
-    run = train(squares, tmp_path / "run", "120steps", **{"optimizer.lr": 0.03})
-    top1 = last(run)["squares.parquet/classify/top1"]
+@pytest.fixture(scope="module")
+def learnt(squares, tmp_path_factory):
+    return train(squares, tmp_path_factory.mktemp("learnt") / "run", "120steps", **{"optimizer.lr": 0.03})
+
+
+def test_it_learns_to_name_colours(learnt, evidence):
+    top1 = last(learnt)["squares.parquet/classify/top1"]
     assert top1["n"] == 60
     assert top1["value"] >= 0.95
     evidence("sgd_sai", "learning", task="naming 8 colours, 120 steps of 32", top1=top1)
+
+
+def test_what_it_learnt_is_used_elsewhere(learnt, squares, tmp_path, evidence, capsys):
+    """Opened again, asked from Python and the command line, and by timm with equal outputs."""
+    timm = pytest.importorskip("timm")
+    cli.main(["evaluate", str(learnt.path), "--json"])
+    told = json.loads(capsys.readouterr().out)["metrics"]
+    assert {name: told[name] for name in last(learnt)} == last(learnt)
+
+    system, source = runs.load(learnt.path), open_source(str(squares))
+    samples = [source[index] for index in range(len(source))]
+    batch = collate([system.view(sample, None) for sample in samples])
+    with torch.no_grad():
+        logits, features = system.classify(batch), system.represent_image(batch)
+    named = logits.argmax(1) == torch.tensor([sample["label"] for sample in samples])
+    assert named.sum() >= 0.95 * len(samples)
+
+    cli.main(["embed", str(learnt.path), "--images", str(squares), "-o", str(tmp_path / "features.parquet")])
+    table = pq.read_table(tmp_path / "features.parquet")
+    assert table["id"].to_pylist() == [sample["id"] for sample in samples]
+    np.testing.assert_allclose(table["embedding"].to_pylist(), features, atol=1e-5)
+
+    cli.main(["export", str(learnt.path), str(tmp_path / "timm"), "--to", "timm"])
+    peer = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
+    scale = (np.array(getattr(system.config, name)).reshape(1, 3, 1, 1) for name in ("mean", "std"))
+    mean, std = (torch.tensor(each, dtype=torch.float32) for each in scale)
+    with torch.no_grad():
+        theirs = peer((batch["image"] / 255 - mean) / std)
+    error = float((theirs - logits).abs().max())
+    assert error <= 1e-4
+    evidence("sgd_sai", "usable", evaluated_again="the same numbers, from the command line",
+             named=f"{int(named.sum())} of {len(samples)} pictures by the loaded system",
+             embedded=f"{len(table)} pictures to Parquet", export_max_abs_error={"timm": error})  # fmt: skip
+
+
+def test_it_learns_from_real_pictures(real_data, tmp_path, evidence):
+    """For the record with enough steps that held-out pictures are named far beyond chance."""
+    budget = "300steps" if evidence.recording else "60steps"
+    run = train(real_data / "cifar10", tmp_path / "run", budget, **PICTURES)
+    top1, chance = (last(run)[f"cifar10/classify/{name}"] for name in ("top1", "chance_top1"))
+    assert top1["n"] == 500
+    assert top1["low"] > (2 if evidence.recording else 1) * chance["value"]
+    evidence("sgd_sai", "real_data", data="CIFAR-10: 1,500 labelled pictures, 500 more held out",
+             budget=f"{budget} of {PICTURES['batch']}", top1=top1, chance_top1=chance["value"])  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from oculex import runs
+from oculex import cli, runs
 from oculex.contracts import Features, Stage, UserError
 from oculex.data.assets import RunAssets
 from oculex.data.collate import collate
@@ -19,6 +19,8 @@ from oculex.data.sources import open_source
 from oculex.nn.backbones.tinyvit import SIZES, TinyViT
 from oculex.systems.backbones.tinyvit import SYSTEM, FastDistillation, TinyViTConfig
 from oculex.training import initial, optimizers
+from oculex.training.folder import read_lines
+from tests import toys
 
 COLOURS = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200], [200, 200, 40], [40, 200, 200]])
 CLASSES = ("red", "green", "blue", "yellow", "cyan")
@@ -192,11 +194,17 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize(("preset", "classes"), PUBLISHED)
-def test_parameter_counts_of_the_presets_are_the_published_ones(preset, classes, tmp_path):
+def test_parameter_counts_of_the_presets_are_the_published_ones(preset, classes, tmp_path, evidence):
+    timm = pytest.importorskip("timm")
+    model = SYSTEM.presets[preset]().model
     assets = RunAssets(tmp_path, None, [str(n) for n in range(classes)])
+    size = f"tiny_vit_{model.image_tower.split('_')[1]}_{model.image_size}"
     with torch.device("meta"):
-        system = FastDistillation.build(SYSTEM.presets[preset]().model, assets)
-    assert sum(p.numel() for p in system.parameters()) == PUBLISHED[preset, classes]
+        system = FastDistillation.build(model, assets)
+        peer = timm.create_model(size, num_classes=classes)
+    count = sum(p.numel() for p in system.parameters())
+    assert count == PUBLISHED[preset, classes] == sum(p.numel() for p in peer.parameters())
+    evidence("tinyvit", "preset", parameters=count, equals=f"timm's {size} with {classes:,} classes")
 
 
 def test_settings_without_effect_are_mistakes():
@@ -258,37 +266,98 @@ def test_a_larger_window_begins_from_the_smaller_ones_weights(monkeypatch):
 # ------------------------------------------------------------------------------------------------ whole runs
 
 
-def test_a_run_on_real_pictures_from_a_teacher_that_is_another_run(real_data, tmp_path, cache):
-    """CIFAR-10 from its tar: labels train the teacher, its stored answers the student, and both are judged."""
-    data = [str(real_data / "cifar10" / "train.tar")]
-    small = {"batch": 32, "image_size": 32, "data.workers": 0, "logging.every": 1, "data.holdout": 0.05}
-    teacher = runs.train(
-        "tinyvit",
-        "teacher",
-        data,
-        tmp_path / "teacher",
-        "3steps",
-        0,
-        small | {"image_tower": "tinyvit_nano"},
-        quiet=True,
+def taught(data, folder, steps, **changes):
+    """(teacher, student): runs of both presets on ``data``, the second one from stored answers of the first."""
+    common = {"batch": 32, "image_size": 32, "data.workers": 0, "logging.every": 1, **changes}
+    own = {"teacher": {}, "tiny": {"teacher": str(folder / "teacher"), "epochs": 2}}
+    return tuple(
+        runs.train(
+            "tinyvit",
+            preset,
+            [str(data)],
+            folder / preset,
+            f"{steps}steps",
+            0,
+            common | own[preset],
+            quiet=True,
+        )
+        for preset in ("teacher", "tiny")
     )
-    student = runs.train(
-        "tinyvit",
-        "tiny",
-        data,
-        tmp_path / "student",
-        "3steps",
-        0,
-        small | {"teacher": str(teacher.path), "epochs": 1},
-        quiet=True,
+
+
+def last(run):
+    return list(read_lines(run.evaluations))[-1]["metrics"]
+
+
+def test_what_it_learnt_is_used_elsewhere(tmp_path, cache, evidence):
+    """Judged again with equal numbers, opened by timm with equal logits, and begun from by another system."""
+    timm = pytest.importorskip("timm")
+    data = toys.squares(tmp_path)
+    changes = {"image_tower": "tinyvit_nano", "data.holdout": 0.25, "evaluation.tasks": ["classify"]}
+    _, student = taught(data, tmp_path, 60, **changes)
+    found = last(student)
+    top1 = found["squares.parquet/classify/top1"]
+    assert top1["n"] == 60
+    assert top1["low"] > 0.5
+    again = runs.evaluate(student.path)["metrics"]
+    assert {name: again[name] for name in found} == found
+
+    cli.main(["export", str(student.path), str(tmp_path / "timm"), "--to", "timm"])
+    peer = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
+    facts = timm.data.resolve_data_config({}, model=peer)
+    assert tuple(facts["input_size"]) == (3, 32, 32)
+    mean, std = (torch.tensor(facts[name]).view(3, 1, 1) for name in ("mean", "std"))
+    system, source = runs.load(student.path), open_source(str(data))
+    batch = collate([system.view(source[n], None) for n in range(len(source))])
+    with torch.no_grad():
+        logits, theirs = system.classify(batch), peer((batch["image"] / 255 - mean) / std)
+    error = float((logits - theirs).abs().max())
+    assert error <= 1e-4
+    names = peer.pretrained_cfg["label_names"]
+    named = sum(names[best] == list(toys.COLOURS)[n % 8] for n, best in enumerate(theirs.argmax(1)))
+    assert named > 120
+
+    tower = {
+        "image_tower": "tinyvit_nano",
+        "image_size": 32,
+        "init.run": str(student.path),
+        "optimizer.lr": 0.0,
+    }
+    sizes = {
+        k: v for k, v in (toys.SMALL | toys.TEXT).items() if k not in ("patch", "width", "layers", "heads")
+    }
+    pairs = runs.train(
+        "clip", data=[str(data)], out=tmp_path / "clip", budget="1steps", changes=sizes | tower, quiet=True
     )
+    begun = dict(runs.load(pairs.path).image.named_parameters())
+    assert begun.keys() == dict(system.image.named_parameters()).keys()
+    for name, value in system.image.named_parameters():
+        assert torch.equal(begun[name], value), name
+    evidence("tinyvit", "usable", evaluated_again="the same numbers", top1=top1, chance_top1=0.125,
+             timm=f"{named} of {len(source)} pictures named right by the model that timm opens",
+             export_max_abs_error={"timm": error}, image_tower="of CLIP, begun from the student's weights")  # fmt: skip
+
+
+def test_stored_answers_teach_real_pictures(real_data, tmp_path, cache, evidence):
+    """CIFAR-10 from its tar: labels train the teacher, its stored answers the student; for the record until the student
+    names held-out pictures beyond chance."""
+    data = real_data / "cifar10" / "train.tar"
+    long = {"batch": 64, "data.holdout": 0.25, "logging.every": 20} if evidence.recording else {}
+    steps = 400 if evidence.recording else 3
+    teacher, student = taught(data, tmp_path, steps, **long)
     assert json.loads((student.path / "assets" / "classes.json").read_text()) == list(
-        open_source(data[0]).classes
+        open_source(str(data)).classes
     )
-    lines = [json.loads(line) for line in student.metrics.read_text().splitlines()]
-    assert all("loss/distillation" in line for line in lines)
-    metrics = runs.evaluate(student.path, limit=50)["metrics"]
-    (top1,) = (value for name, value in metrics.items() if name.endswith("classify/top1"))
-    assert top1["n"] == 50
+    assert all("loss/distillation" in line for line in read_lines(student.metrics))
+    teaching, top1, chance = (
+        last(run)[f"train.tar/classify/{name}"]
+        for run, name in ((teacher, "top1"), (student, "top1"), (student, "chance_top1"))
+    )
     others = runs.evaluate(student.path, on=["world:scenes=20,split=test"])["metrics"]
     assert not any("/classify/" in name for name in others)  # the world has other classes
+    if evidence.recording:
+        assert top1["n"] == 500
+        assert top1["low"] > 2 * chance["value"]
+        evidence("tinyvit", "real_data", data="CIFAR-10: 1,500 pictures, 500 more held out; no label reaches the student",
+                 budget=f"teacher and student each {steps} steps of 64", top1=top1, teacher_top1=teaching,
+                 chance_top1=chance["value"])  # fmt: skip
