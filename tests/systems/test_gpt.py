@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -37,8 +38,6 @@ def test_parameter_counts_are_the_published_ones(preset):
 
 @pytest.mark.parametrize("language", ["gpt2", "llama"])
 def test_the_loss_is_transformers_and_padding_changes_nothing(language):
-    from dataclasses import replace
-
     system = model(replace(SMALL, language=language)).eval()
     texts = [[1, 5, 7, 9, 2], [1, 30, 2], [1, 8, 8, 8, 8, 8, 2]]
     batch = {"tokens": Ragged.of(texts)}
@@ -52,6 +51,19 @@ def test_the_loss_is_transformers_and_padding_changes_nothing(language):
     log_p = system.log_likelihood(batch)
     torch.testing.assert_close(-log_p[:, 0], torch.stack(alone), atol=1e-4, rtol=1e-5)
     assert log_p[:, 1].tolist() == [4, 2, 6]
+
+
+def test_a_title_stands_before_its_text_in_training():
+    texts = ["a red ball", "a green mug"]
+    assets = RunAssets(None, lambda: texts * 9, classes=("red ball", "green mug"))
+    system = GPT(replace(SMALL, titled=True, tokenizer="corpus:300", vocabulary=300, context=40), assets)
+    sample = {"id": "a", "caption": texts[0], "label": 1}
+    views = [system.view(sample, rng)["tokens"] for rng in (np.random.default_rng(0), None)]
+    told = "<start_of_text> a red ball<end_of_text>"
+    assert [system.tokenizer.backend.decode(ids, skip_special_tokens=False) for ids in views] == [
+        f"<start_of_text> green mug<end_of_text>{told.removeprefix('<start_of_text>')}",
+        told,
+    ]
 
 
 def test_long_texts_are_seen_through_windows():

@@ -7,9 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
-from oculex import catalog, runs
+from oculex import catalog, cli, runs
 from oculex.contracts import Answers, Features, UserError
 from oculex.data.assets import RunAssets
 from oculex.data.collate import collate
@@ -227,6 +228,32 @@ def test_it_learns_to_read_and_to_draw(learned, evidence):
     evidence("lavit", "learning", task="8 colours, 1000 steps of 32 through its three stages",
              rouge_l=found["rouge_l"], wrong_image_rouge_l=found["wrong_image_rouge_l"],
              drawn_in_the_right_colour=drawn_right)  # fmt: skip
+
+
+def test_the_command_draws_and_reads(learned, tmp_path, capsys):
+    out = tmp_path / "new" / "red.png"
+    cli.main(["generate", str(learned.path), "--draw", "a red square", "-o", str(out)])
+    first = Image.open(out)
+    assert (first.size, first.mode) == ((16, 16), "RGB")
+    again = runs.draw(learned.path, "a red square", tmp_path / "again.png")
+    other = runs.draw(learned.path, "a red square", tmp_path / "other.png", seed=1)
+    assert np.array_equal(first, Image.open(again))
+    assert not np.array_equal(first, Image.open(other))
+    square = tmp_path / "blue.png"
+    Image.new("RGB", (16, 16), toys.COLOURS["blue"]).save(square)
+    (said,) = runs.generate(learned.path, [square])
+    assert said["text"] == "a blue square"
+    assert runs.generate(learned.path, prompt="a")[0]["text"]
+    capsys.readouterr()
+    for arguments, why in (
+        (["--draw", "a", "-o", str(tmp_path / "a.txt")], "end it in .png"),
+        (["--draw", " ", "-o", str(out)], "nothing to draw"),
+        (["--draw", "a"], "where should the drawing go"),
+        (["--draw", "a", "-o", str(out), "--prompt", "b"], "either draws or writes"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["generate", str(learned.path), *arguments])
+        assert why in capsys.readouterr().err
 
 
 def test_an_image_that_fills_the_context_is_refused():

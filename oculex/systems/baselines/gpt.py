@@ -35,11 +35,14 @@ from oculex.contracts import (
     Stage,
     System,
     Tokenizer,
+    UserError,
 )
 from oculex.data.collate import Ragged
 from oculex.data.views import text_view
+from oculex.nn.generate import generate
 from oculex.nn.language import LanguageConfig, check_vocabulary, language_model, padding_mask
 from oculex.objectives.captioning import next_token, predicted
+from oculex.systems import tiny
 
 WHOLE = 1 << 20
 """Tokens of a text before its window is chosen."""
@@ -48,6 +51,8 @@ WHOLE = 1 << 20
 @dataclass(frozen=True)
 class GPTConfig(LanguageConfig):
     language: str = "gpt2"
+    titled: bool = False
+    """The name of a text's class stands before it as its title, so that what was read before tells what comes."""
 
 
 class GPT(System, nn.Module):
@@ -56,7 +61,7 @@ class GPT(System, nn.Module):
     def __init__(self, config: GPTConfig, assets: Assets) -> None:
         super().__init__()
         self.config, self._assets = config, assets
-        self.language = language_model(config)
+        self.language = language_model(config, weights=bool(assets.sources()))
 
     @classmethod
     def build(cls, config: GPTConfig, assets: Assets) -> GPT:
@@ -67,13 +72,17 @@ class GPT(System, nn.Module):
         return self._assets.tokenizer(self.config.tokenizer)
 
     def view(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, Any]:
-        """A window of at most ``context`` tokens of the text between its start and end token; of several texts one.
+        """A window of at most ``context`` tokens of the text between its start and end token; of several texts one,
+        in training with its title where ``titled``.
 
         Without ``rng`` the first window of the first text. Raises UserError where the vocabulary is the smaller one.
         """
         c, tokenizer = self.config, self._assets.tokenizer(self.config.tokenizer)
         check_vocabulary(tokenizer.size, c)
         view = text_view(sample, rng, tokenizer, WHOLE)
+        if rng is not None and c.titled and "label" in sample:
+            title = tokenizer.encode(self._assets.classes()[sample["label"]], WHOLE)
+            view["tokens"] = [*title, *view["tokens"][1:]]
         ids = view.get("tokens", ())
         if len(ids) > c.context:
             at = 0 if rng is None else int(rng.integers(len(ids) - c.context + 1))
@@ -91,6 +100,17 @@ class GPT(System, nn.Module):
         where, losses = predicted(batch["tokens"]), self._token_losses(batch["tokens"])
         spread = torch.zeros(where.shape, device=where.device).masked_scatter(where, losses)
         return torch.stack([-spread.sum(1), where.sum(1).float()], 1)
+
+    def continue_text(self, batch: Batch, most: int) -> list[str]:
+        """Raises UserError where the context has no room after a text."""
+        text: Ragged = batch["tokens"]
+        if any(ids[-1] != self.tokenizer.end for ids in text.rows()):  # the view has cut it
+            raise UserError(f"a text takes all of context={self.config.context}; give a shorter one")
+        lengths = text.lengths - 1
+        room = self.config.context - int(lengths.max())
+        prompts = self.language.get_input_embeddings()(text.values[:, :-1])
+        said = generate(self.language, prompts, lengths, self.tokenizer.end, min(most, room))
+        return [self.tokenizer.decode(ids) for ids in said]
 
     def _token_losses(self, text: Ragged) -> Float[Tensor, "k"]:
         where = predicted(text)
@@ -130,8 +150,27 @@ def _tiny_llama() -> Recipe:
     return replace(recipe, model=replace(recipe.model, language="llama", context=256))
 
 
+def _tiny_reader() -> Recipe:
+    """A smaller one, in seconds, of scenes of few classes told in short, at length, and as found on the web, each under
+    its title. Nobody looks at the pictures, so these have 8 pixels a side."""
+    recipe = _tiny_llama()
+    sizes = {"language_width": 64, "language_layers": 2, "context": 128, "vocabulary": 512}
+    return replace(
+        recipe,
+        model=replace(recipe.model, **sizes, titled=True, tokenizer="corpus:512"),
+        budget="16e3samples",
+        batch=32,
+        precision="32-true",
+        optimizer=replace(recipe.optimizer, lr=4e-3),
+        data=Data(sources=(f"{tiny.FEW_CONCEPTS},size=8,style=alt+detailed+noisy,captions=6,scenes=3000",)),
+    )
+
+
 def _gpt2(width: int, layers: int, heads: int) -> Recipe:
-    """The sizes of the paper's table 2; its optimizer is not told, so nanoGPT's: 600,000 updates of 491,520 tokens."""
+    """The sizes of the paper's table 2; its optimizer is not told, so nanoGPT's: 600,000 updates of 491,520 tokens.
+
+    The learning rate and the weight decay are AdamW's: ``optimizer.part=sgd_sai`` needs its own beside it (``sgd_sai``).
+    """
     return Recipe(
         system="gpt",
         model=GPTConfig(language_width=width, language_layers=layers, language_heads=heads),
@@ -151,6 +190,7 @@ SYSTEM = Plugin(
     presets={
         "tiny": _tiny,
         "tiny_llama": _tiny_llama,
+        "tiny_reader": _tiny_reader,
         "gpt2": partial(_gpt2, 768, 12, 12),
         "gpt2_medium": partial(_gpt2, 1024, 24, 16),
         "gpt2_large": partial(_gpt2, 1280, 36, 20),

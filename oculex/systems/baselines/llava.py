@@ -7,10 +7,9 @@ reads them where the image stands in a conversation, and learns the answers alon
 one trains the perceptron, stage two the language model with it. It is the plain arm to which other ways of giving a
 language model eyes are compared.
 
-Departures. The tower's features are those of its last block, not of the last but one. The pictures are square crops; the
-authors pad them in stage two. Stage one has the conversation's template, which the authors leave out there. Sequences are
-packed, which changes no loss. In ``tiny``, ours, the image tower and the language model are small ones of the embedded
-world.
+Departures. The pictures are square crops; the authors pad them in stage two. Stage one has the conversation's template,
+which the authors leave out there. Sequences are packed, which changes no loss. In ``tiny``, ours, the image tower and the
+language model are small ones of the embedded world, and the features those of the last block.
 """
 
 from __future__ import annotations
@@ -62,20 +61,21 @@ FINETUNE = ("connector.*", "language.*")
 
 
 def _tiny() -> Recipe:
-    """Captions and questions of scenes of the embedded world, minutes on two CPU cores."""
-    model = LLaVAConfig(**tiny.VIT, **tiny.LANGUAGE)
+    """Descriptions of scenes of the embedded world and questions about them, minutes on two CPU cores."""
+    scenes = f"{tiny.FEW_CONCEPTS},style=detailed,keys=questions"
     return Recipe(
         system="llava",
-        model=model,
-        budget="240s",
-        batch=64,
+        model=LLaVAConfig(**tiny.READS),
+        budget="6e3samples",
+        batch=32,
+        precision="32-true",
         optimizer=Optimizer(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, clip_norm=1.0),
         stages=(
             Stage("connect", share=0.2, trainable=CONNECT, schedule=Schedule("cosine", warmup=0.03)),
             Stage("finetune", share=0.8, trainable=FINETUNE, schedule=Schedule("cosine", warmup=0.03)),
         ),
-        data=Data(sources=("world:most=2,style=detailed,keys=questions",)),
-        evaluation=Evaluation(tasks=("vqa", "pope", "captioning"), limit=500),
+        data=Data(sources=(f"{scenes},scenes=3000",)),
+        evaluation=Evaluation(on=(f"{scenes},split=test,scenes=200",), tasks=("vqa", "pope", "captioning")),
     )
 
 
@@ -88,6 +88,7 @@ def _llava_7b() -> Recipe:
         width=1024,
         layers=(24,),
         heads=16,
+        blocks_left_out=1,
         language="lmsys/vicuna-7b-v1.5",
         vocabulary=32_000,
         context=2048,

@@ -111,9 +111,10 @@ class LaVIT(System, ImageEncoder):
         self.visual = VisualTokenizer(
             width, self.patches, c.merger_layers, c.merger_heads, c.merger_hidden, c.codes, c.code_width
         )
-        self.pixels = PixelDecoder(width, c.picture, c)
-        self.language: Any = language_model(c)
-        if assets.sources():  # a finished run has these weights of its own
+        training = bool(assets.sources())  # a finished run has all weights of its own
+        self.pixels = PixelDecoder(width, c.picture, c, weights=training)
+        self.language: Any = language_model(c, weights=training)
+        if training:
             for field, part in (("vision_foundation", "image"), ("language_foundation", "language")):
                 if name := getattr(c, field):
                     adopt(
@@ -257,18 +258,31 @@ class LaVIT(System, ImageEncoder):
     # --------------------------------------------------------------------------------- what it can be asked
 
     def answer(self, batch: Batch, most: int) -> list[str]:
-        """What it reads in an image, or of the question asked about it."""
+        """What it reads in an image, says to a question about it, or goes on with after a text alone.
+
+        Raises UserError where the context has no room for it.
+        """
         tokenizer = self.tokenizer
-        patches = self.encode(batch)["patches"]
+        if "image" in batch:
+            patches = self.encode(batch)["patches"]
+        else:
+            patches = torch.zeros(0, self.patches, self.image.width, device=self.mean.device)
         kept = self._kept(patches)
-        asked = batch["tokens"].rows() if "tokens" in batch else [tokenizer.encode("", 2)] * len(patches)
+        counts = (kept > 0.5).sum(1).tolist()
+        empty = tokenizer.encode("", 2)
+        asked = batch["tokens"].rows() if "tokens" in batch else [empty] * len(patches)
         ids, seen = [], []
-        for row, many in zip(asked, (kept > 0.5).sum(1).tolist(), strict=True):
-            ids.append([row[0], self.begin_image, *[0] * many, self.end_image, *row[1:-1]])
-            seen.append([False] * 2 + [True] * many + [False] * (len(ids[-1]) - many - 2))
-        tokens, places = (Ragged.of(each).to(patches.device) for each in (ids, seen))
-        x = self._embedded(tokens.values, places.values.bool(), patches, kept)
+        for n, row in enumerate(asked):
+            places = [self.begin_image, *[0] * counts[n], self.end_image] if counts else []
+            ids.append([row[0], *places, *row[1:-1]])
+            seen.append([False, *(token == 0 for token in places), *[False] * len(row[1:-1])])
+        tokens, where = (Ragged.of(each).to(patches.device) for each in (ids, seen))
+        x = self._embedded(tokens.values, where.values.bool(), patches, kept)
         room = self.config.context - int(tokens.lengths.max())
+        if room < 1:
+            raise UserError(
+                f"image and text take all of context={self.config.context}; ask a shorter question"
+            )
         said = generate(self.language, x, tokens.lengths, tokenizer.end, min(most, room))
         return [tokenizer.decode([token for token in each if token < self.begin_image]) for each in said]
 
