@@ -39,6 +39,17 @@ def fixed_weights(system):
     return weights
 
 
+def errors(golden, got):
+    """Largest absolute difference of each output from the golden one of its name; none exceeds 1e-4."""
+    found = {}
+    for name, value in got.items():
+        wanted = torch.as_tensor(golden[name])
+        assert value.shape == wanted.shape, name
+        found[name] = float((value.detach() - wanted).abs().max())
+    assert max(found.values()) < 1e-4, found
+    return found
+
+
 def update(system, batch, accumulate=1, fabric=None, step=3, steps=10):
     """One update's losses and gradients, with the system's own calls around it, as the loop makes them."""
     fabric = fabric or Fabric(accelerator="cpu", devices=1)

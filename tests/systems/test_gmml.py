@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from oculex import runs
+import oculex
+from oculex import export, runs
 from oculex.contracts import Features, UserError
 from oculex.data.collate import rows
 from oculex.nn.corruption import corrupted
 from oculex.nn.masking import grouped_mask
 from oculex.systems.selfsup.gmml import GMML, GMMLConfig
 from oculex.training.folder import read_lines
+from tests import toys
 from tests.systems import ssl
 
 SMALL = GMMLConfig(
@@ -42,26 +44,31 @@ def test_groups_are_the_authors(golden, name, share, align, seed):
     assert np.array_equal(grouped_mask(wanted.shape, share, np.random.default_rng(seed), align), wanted)
 
 
-def test_corruption_reconstruction_and_loss_are_the_authors(golden):
+def test_corruption_reconstruction_and_loss_are_the_authors(golden, evidence):
     ours = model()
     ours.load_state_dict(ssl.fixed_weights(ours))
     clean = (torch.from_numpy(golden["image"]).float() - ours.mean) / ours.std
     hidden = torch.from_numpy(golden["hidden"])
     other = torch.tensor([1, 2, 3, 4, 0])
     pixels = corrupted(clean, hidden, "noise", torch.ones(5, dtype=torch.bool), other)
-    torch.testing.assert_close(pixels, torch.from_numpy(golden["corrupted"]))
     predicted = ours.decoder(ours._decoded(pixels))
-    wanted, _ = ours.image.cut(torch.from_numpy(golden["reconstruction"]))
-    torch.testing.assert_close(predicted, wanted, atol=1e-5, rtol=1e-4)
     batch = {"hidden": hidden[:, None]}
     features = Features({"predicted": predicted, "clean": ours.image.cut(clean)[0]})
     total = ours.losses(features, batch)["reconstruction"].sum() / ours.items(batch)["reconstruction"]
-    assert total.item() == pytest.approx(golden["loss"].item(), rel=1e-5)
+    wanted, _ = ours.image.cut(torch.from_numpy(golden["reconstruction"]))
+    given = {"corrupted": golden["corrupted"], "reconstruction": wanted.numpy(), "loss": golden["loss"]}
+    got = {"corrupted": pixels, "reconstruction": predicted, "loss": total}
+    error = ssl.errors(given, got)
+    evidence("gmml", "golden", peer=str(golden["provenance"]), max_abs_error=error)
 
 
 @pytest.mark.parametrize("preset", PUBLISHED)
-def test_parameter_counts_are_the_published_ones(preset):
-    assert runs.describe("gmml")["presets"][preset]["parameters"] == PUBLISHED[preset]
+def test_parameter_counts_are_the_published_ones(preset, evidence):
+    count = runs.describe("gmml")["presets"][preset]["parameters"]
+    assert count == PUBLISHED[preset]
+    evidence(
+        "gmml", "preset", parameters=count, equals=f"the authors' {preset} with their reconstruction head"
+    )
 
 
 @pytest.mark.parametrize(
@@ -174,3 +181,39 @@ def test_real_photographs_are_trained_on_and_judged_by(name, real_data, tmp_path
     assert accuracy["value"] > 0.1
     losses = [entry["loss"] for entry in read_lines(folder.metrics)]
     assert np.isfinite(losses).all()
+
+
+# ------------------------------------------------------------------------------------ after training
+
+TOY = ["image_size=16", "patch=8", "width=32", "layers=[2]", "heads=2", "batch=32", "data.workers=0", "data.holdout=0.25",
+       "precision=32-true", "logging.every=20"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """(run, data): GMML trained on squares of eight colours for 60 updates."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    data = [str(toys.squares(folder / "data"))]
+    changes = [*TOY, "decoded=[1,2]", "optimizer.lr=3e-3", 'evaluation.tasks=["knn"]']
+    return runs.train(
+        "gmml", data=data, out=folder / "run", budget="60steps", changes=changes, quiet=True
+    ), data
+
+
+def test_what_it_learnt_is_saved_evaluated_again_exported_and_tuned(pretrained, tmp_path, evidence):
+    run, data = pretrained
+    [line] = read_lines(run.evaluations)
+    wanted = line["metrics"]["squares.parquet/knn/top1"]
+    again = runs.evaluate(run.path)["metrics"]["squares.parquet/knn/top1"]
+    assert again == wanted
+    assert wanted["low"] > 1 / 8
+    (parity,) = export.export_run(run.path, "timm", tmp_path / "timm")
+    still = [*TOY, "optimizer.lr=0", f"init.run={run.path}", 'evaluation.tasks=["classify"]']
+    tuned = runs.train(
+        "supervised", data=data, out=tmp_path / "tuned", budget="1steps", changes=still, quiet=True
+    )
+    image = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    ours, theirs = oculex.load(run.path), oculex.load(tuned.path)
+    assert torch.equal(ours.represent_image({"image": image}), theirs.represent_image({"image": image}))
+    evidence("gmml", "usable", evaluated_again=again, export_to_timm_max_abs_error=parity.max_abs_error,
+             used="as the first weights of supervised, with equal features")  # fmt: skip

@@ -28,33 +28,40 @@ def golden():
     return np.load(Path(__file__).parents[1] / "golden" / "mae.npz")
 
 
-def test_encoder_decoder_and_loss_are_the_authors(golden):
+def test_encoder_decoder_and_loss_are_the_authors(golden, evidence):
     ours = model()
     weights = ssl.fixed_weights(ours) | {"image.positions": torch.from_numpy(golden["positions"])}
-    torch.testing.assert_close(ours.image.positions, weights["image.positions"], atol=1e-6, rtol=0)
+    positions = ours.image.positions.clone()
     ours.load_state_dict(weights)
     keep = torch.from_numpy(golden["keep"])
     hidden = torch.from_numpy(np.stack([np.setdiff1d(np.arange(16), row) for row in golden["keep"]]))
     batch = {"image": torch.from_numpy(golden["image"]), "keep": keep, "hidden": hidden}
     features = ours.encode(batch)
-    torch.testing.assert_close(features["latent"], torch.from_numpy(golden["latent"]), atol=1e-5, rtol=1e-4)
     drawn, _ = ours.image.cut(torch.from_numpy(golden["prediction"]))
     wanted = drawn.gather(1, hidden[..., None].expand(-1, -1, drawn.shape[2]))
     predicted = ours.decoder(features["latent"], keep, hidden)
-    torch.testing.assert_close(predicted, wanted, atol=1e-5, rtol=1e-4)
     loss = ours.losses(Features(features), batch)["reconstruction"]
-    assert loss.mean().item() == pytest.approx(float(golden["loss"]), abs=1e-5)
     ours.config = replace(SMALL, normalise_targets=False)
     raw = ours.losses(Features(features), batch)["reconstruction"]
-    assert raw.mean().item() == pytest.approx(float(golden["loss_of_pixels"]), rel=1e-5)
+    given = {name: golden[name] for name in ("positions", "latent", "loss", "loss_of_pixels")}
+    got = {"latent": features["latent"], "prediction": predicted, "positions": positions}
+    got |= {"loss": loss.mean(), "loss_of_pixels": raw.mean()}
+    error = ssl.errors(given | {"prediction": wanted.numpy()}, got)
+    evidence("mae", "golden", peer=str(golden["provenance"]), max_abs_error=error)
 
 
 @pytest.mark.parametrize("preset", PUBLISHED)
-def test_parameter_counts_are_the_published_ones(preset):
+def test_parameter_counts_are_the_published_ones(preset, evidence):
     count = describe("mae")["presets"][preset]["parameters"]
     config = SYSTEM.presets[preset]().model
     positions = (1 + (config.image_size // config.patch) ** 2) * (config.width + config.decoder_width)
     assert count + positions == PUBLISHED[preset]
+    evidence(
+        "mae",
+        "preset",
+        parameters=count,
+        equals=f"the authors' {preset}, whose {positions:,} fixed positions count too",
+    )
 
 
 def test_hidden_patches_are_never_encoded():

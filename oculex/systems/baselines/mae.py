@@ -42,6 +42,7 @@ from oculex.nn.masking import random_mask
 from oculex.nn.plain_encoder import PlainEncoder, PlainEncoderConfig, whole
 from oculex.nn.teacher import fix
 from oculex.objectives.reconstruction import normalised_patches, squared_error
+from oculex.systems import tiny
 
 
 @dataclass(frozen=True)
@@ -114,25 +115,18 @@ class MAE(PlainEncoder, System):
 
 
 def _tiny() -> Recipe:
-    """64-pixel scenes of the embedded world, minutes on two CPU cores."""
+    """Scenes of one object, minutes on two CPU cores."""
     return Recipe(
         system="mae",
         model=MAEConfig(
-            image_size=64,
-            patch=8,
-            width=192,
-            layers=(6,),
-            heads=3,
-            decoder_width=128,
-            decoder_layers=2,
-            decoder_heads=4,
-            pool="mean",
+            **tiny.PLAIN, pool="mean", decoder_width=64, decoder_layers=1, decoder_heads=2, crop=(0.5, 1.0)
         ),
-        budget="150s",
-        batch=256,
-        optimizer=Optimizer(lr=1.5e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.05),
+        budget="120000samples",
+        batch=32,
+        optimizer=Optimizer(lr=2e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.05),
         stages=(Stage(schedule=Schedule("cosine", warmup=0.05)),),
-        evaluation=Evaluation(tasks=("knn",)),
+        data=Data(sources=(f"{tiny.FEW_CLASSES},scenes=4000",)),
+        evaluation=Evaluation(tasks=("knn", "probe")),
     )
 
 

@@ -18,6 +18,7 @@ from functools import partial
 
 from oculex.contracts import Assets, Data, Evaluation, Optimizer, Plugin, Recipe, Schedule, Stage, System
 from oculex.nn.classifier import Classifier, ClassifierConfig
+from oculex.systems import tiny
 
 
 class Supervised(Classifier, System):
@@ -32,24 +33,17 @@ class Supervised(Classifier, System):
 
 
 def _tiny() -> Recipe:
-    """64-pixel scenes of the embedded world, minutes on two CPU cores."""
+    """Scenes of one object, minutes on two CPU cores."""
     return Recipe(
         system="supervised",
         model=ClassifierConfig(
-            image_size=64,
-            patch=8,
-            width=192,
-            layers=(4,),
-            heads=3,
-            mixup=0.0,
-            cutmix=0.0,
-            crop=(0.6, 1.0),
-            pool="mean",
+            **tiny.PLAIN, mixup=0.0, cutmix=0.0, drop_path=0.0, crop=(0.6, 1.0), pool="mean"
         ),
-        budget="120s",
-        batch=128,
-        optimizer=Optimizer(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05, clip_norm=1.0),
+        budget="60000samples",
+        batch=32,
+        optimizer=Optimizer(lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05, clip_norm=1.0),
         stages=(Stage(schedule=Schedule("cosine", warmup=0.05)),),
+        data=Data(sources=(f"{tiny.FEW_CLASSES},scenes=4000",)),
         evaluation=Evaluation(tasks=("classify", "knn")),
     )
 

@@ -49,6 +49,7 @@ from oculex.nn.decoders import PatchDecoder
 from oculex.nn.masking import MASKS
 from oculex.nn.plain_encoder import PlainEncoder, PlainEncoderConfig, whole
 from oculex.objectives.reconstruction import hidden_error
+from oculex.systems import tiny
 
 MILD = Colours(jitter=0.3, brightness=0.1, contrast=0.1, saturation=0.1, hue=0.01, grey=0.0, blur=0.1)
 
@@ -153,25 +154,18 @@ class GMML(PlainEncoder, System):
 
 
 def _tiny() -> Recipe:
-    """64-pixel scenes of the embedded world, minutes on two CPU cores."""
+    """Scenes of one object, minutes on two CPU cores."""
     return Recipe(
         system="gmml",
         model=GMMLConfig(
-            image_size=64,
-            patch=8,
-            width=192,
-            layers=(4,),
-            heads=3,
-            drop_path=0.0,
-            decoded=(2, 3, 4),
-            crops=1,
-            crop=(0.3, 1.0),
+            **tiny.PLAIN, pool="mean", align=4, drop_path=0.0, decoded=(2, 3, 4), crops=1, crop=(0.5, 1.0)
         ),
-        budget="150s",
-        batch=128,
-        optimizer=Optimizer(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.04, clip_norm=3.0),
-        stages=(Stage(schedule=Schedule("cosine", warmup=0.05, floor=1e-3, weight_decay=0.4)),),
-        evaluation=Evaluation(tasks=("knn",)),
+        budget="80000samples",
+        batch=32,
+        optimizer=Optimizer(lr=2e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.05, clip_norm=3.0),
+        stages=(Stage(schedule=Schedule("cosine", warmup=0.05)),),
+        data=Data(sources=(f"{tiny.FEW_CLASSES},scenes=4000",)),
+        evaluation=Evaluation(tasks=("knn", "probe")),
     )
 
 
@@ -192,27 +186,26 @@ def _paper(width: int, heads: int) -> Recipe:
 
 # -------------------------------------------------------------------------------------------------- claims
 
-_IMAGES = "world:most=1,scenes=4000"
-"""Scenes of one object, so that there is one right class of 192, about 20 of each."""
+_IMAGES = f"{tiny.FEW_CLASSES},scenes=240"
+"""Ten labelled pictures of each class: all that an arm sees, with labels or without."""
+_JUDGED = {
+    "evaluation.tasks": ["classify"],
+    "evaluation.on": [f"{tiny.FEW_CLASSES},split=test,scenes=2000"],
+    "batch": 16,
+}
 
 
 def _pretrained(name: str, mask: str) -> Arm:
-    changes = {"budget": "30000samples", "model.align": 8, "model.mask": mask, "evaluation.tasks": ["knn"]}
+    changes = {"budget": "40000samples", "batch": 16, "model.mask": mask, "evaluation.tasks": ["knn"]}
     return Arm(name, "world/knn/top1", set={"data.sources": [_IMAGES], **changes})
 
 
 def _supervised(name: str, budget: str, starts_from: str = "") -> Arm:
-    changes = {"budget": budget, "evaluation.tasks": ["classify"]}
-    return Arm(
-        name,
-        "world/classify/top1",
-        system="supervised",
-        set={"data.sources": [_IMAGES], **changes},
-        starts_from=starts_from,
-    )
+    changes = {"data.sources": [_IMAGES], "budget": budget, **_JUDGED}
+    return Arm(name, "world/classify/top1", system="supervised", set=changes, starts_from=starts_from)
 
 
-_GROUPS = (_pretrained("groups", "grouped"), _supervised("groups, then tuned", "15000samples", "groups"))
+_GROUPS = (_pretrained("groups", "grouped"), _supervised("groups, then tuned", "10000samples", "groups"))
 
 CLAIMS = (
     Claim(
@@ -222,7 +215,7 @@ CLAIMS = (
         arms=(
             *_GROUPS,
             _pretrained("single patches", "random"),
-            _supervised("single patches, then tuned", "15000samples", "single patches"),
+            _supervised("single patches, then tuned", "10000samples", "single patches"),
         ),
         treatment="groups, then tuned",
         control="single patches, then tuned",
@@ -232,7 +225,7 @@ CLAIMS = (
         "On few images, pretraining on these images alone and tuning beats supervised training from scratch.",
         "outperforms supervised pretraining consistently with a large margin (abstract)",
         # the control sees as many samples as both stages of the other arm together
-        arms=(*_GROUPS, _supervised("from scratch", "45000samples")),
+        arms=(*_GROUPS, _supervised("from scratch", "50000samples")),
         treatment="groups, then tuned",
         control="from scratch",
     ),
