@@ -51,7 +51,16 @@ def conclusion(race: Mapping[str, Any]) -> str:
             clear.append(f"{name} by {lead}")
         else:
             close.append(f"{name}, {lead}")
-    said = f"{leader} ended best: {m.text(best['value'])} (95\u202f% interval {m.span(best)}), n = {best['n']:,}."
+    reached = f"{m.text(best['value'])} (95\u202f% interval {m.span(best)}), n = {best['n']:,}."
+    said = (
+        f"{leader} ended best: {reached}"
+        if clear
+        else f"No system is clearly ahead. {leader} reached most: {reached}"
+    )
+    by_chance = chance(m, race["systems"][leader].get("metrics", {}), {})
+    if by_chance is not None and known(best["low"]) and best["low"] <= by_chance:
+        said += f" That is not clearly above chance, {m.text(by_chance)}:"
+        said += " a longer budget or more held-out data would tell more."
     if clear:
         said += f" Compared item by item, it is ahead of {_listed(clear)}."
     if close:

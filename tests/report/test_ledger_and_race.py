@@ -52,6 +52,13 @@ def test_the_conclusion_follows_the_paired_differences():
     assert "cannot be told apart from negclip, 1.4 points (−0.6 to 3.4)" in said
     apart = race() | {"ahead": {"tips": difference(0.134)}}
     assert "told apart" not in conclusion(apart)
+    alone = race() | {"ahead": {"negclip": difference(0.014)}}
+    assert conclusion(alone).startswith("No system is clearly ahead. clip reached most: 63.3")
+    assert "chance" not in conclusion(alone)
+    guessed = estimate(0.7, 0.0, 2000)
+    alone["systems"]["clip"]["metrics"] = {"world/zeroshot/top1": guessed, "world/zeroshot/chance": guessed}
+    alone["systems"]["negclip"]["metrics"] = alone["systems"]["clip"]["metrics"]
+    assert "not clearly above chance, 70.0" in conclusion(alone)
     unknown = race() | {"ahead": {"tips": {"value": 0.1, "low": None, "high": None, "n": 1}}}
     assert "ahead of" not in conclusion(unknown)
 

@@ -20,7 +20,8 @@ from tests import toys
 PUBLISHED = {"vit_s_16": 22_050_664}
 """Of timm's vit_small_patch16_224."""
 SQUARES = {"image_size": 16, "patch": 8, "width": 32, "layers": [1], "heads": 2, "batch": 32, "precision": "32-true",
-           "data.workers": 0, "data.holdout": 0.25, "evaluation.tasks": ["classify"], "logging.every": 1}  # fmt: skip
+           "data.workers": 0, "data.holdout": 0.25, "evaluation.tasks": ["classify"], "logging.every": 1,
+           "optimizer.lr": 0.03}  # fmt: skip
 
 PICTURES = {"image_size": 32, "patch": 4, "width": 64, "layers": [3], "heads": 2, "batch": 64, "crop": [0.5, 1.0],
             "logging.every": 20}  # fmt: skip
@@ -50,7 +51,7 @@ def squares(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def learnt(squares, tmp_path_factory):
-    return train(squares, tmp_path_factory.mktemp("learnt") / "run", "120steps", **{"optimizer.lr": 0.03})
+    return train(squares, tmp_path_factory.mktemp("learnt") / "run", "120steps")
 
 
 def test_it_learns_to_name_colours(learnt, evidence):

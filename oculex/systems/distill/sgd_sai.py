@@ -71,7 +71,7 @@ def _tiny() -> Recipe:
         budget="120s",
         batch=32,
         precision="32-true",  # so small a network has nothing from bf16
-        optimizer=Optimizer("sgd_sai", lr=0.03, eps=1e-8, weight_decay=0.01, clip_norm=1.0),
+        optimizer=Optimizer("sgd_sai", lr=0.128, eps=1e-8, weight_decay=0.01, clip_norm=1.0),
         stages=(Stage(schedule=Schedule("cosine", warmup=0.05)),),
         data=Data(sources=(_SCENES,)),
         evaluation=Evaluation(tasks=("classify", "knn")),
