@@ -40,13 +40,13 @@ def fixed_weights(system):
 
 
 def errors(golden, got):
-    """Largest absolute difference of each output from the golden one of its name; none exceeds 1e-4."""
+    """Largest absolute difference of each output from the golden one of its name; none exceeds 1e-5."""
     found = {}
     for name, value in got.items():
         wanted = torch.as_tensor(golden[name])
         assert value.shape == wanted.shape, name
         found[name] = float((value.detach() - wanted).abs().max())
-    assert max(found.values()) < 1e-4, found
+    assert max(found.values()) < 1e-5, found
     return found
 
 
