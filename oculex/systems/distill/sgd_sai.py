@@ -97,6 +97,10 @@ def _vit_s_16() -> Recipe:
 
 _RATES = (5e-4, 2e-3, 8e-3, 3.2e-2, 1.28e-1)
 """Both optimizers choose among the same, by scenes that judge none of them."""
+_WIDER = (*_RATES, 5.12e-1)
+_FRESH = tuple(range(3, 11))
+"""A first round of the vision transformer's claim, seeds 0 to 2, was undecided and chose the last of ``_RATES``: this is
+another round with seeds of its own and more of them."""
 
 _TEXTS = "world:style=detailed"
 _VIT: Mapping[str, Any] = {
@@ -145,7 +149,8 @@ CLAIMS = (
         control="AdamW",
         at_least=-0.02,
         budget="40e3samples",
-        tuning=Tuning(_RATES, on=(f"{_SCENES},split=test,seed=1",)),
+        seeds=_FRESH,
+        tuning=Tuning(_WIDER, on=(f"{_SCENES},split=test,seed=1",)),
     ),
     Claim(
         "gpt_like_adamw",
