@@ -7,7 +7,7 @@ import pytest
 from oculex import catalog
 from oculex.report.ledger import ledger_markdown, mean_curve, write_ledger
 from oculex.report.race import conclusion, write_race
-from oculex.report.systems_table import systems_markdown
+from oculex.report.systems_table import built_markdown, systems_markdown, verdicts
 from tests.report.conftest import HOSTILE, claims, difference, estimate, race
 from tests.report.test_page import Opened, text_of
 
@@ -136,3 +136,13 @@ def test_the_systems_table_has_every_numbered_row():
         cells = [c.strip() for c in line.replace("\\|", "").strip("|").split("|")]
         assert cells[:2] == [str(row.number), f"`{row.name}`"]
         assert cells[3:] == [row.family, catalog.status(row)]
+
+
+def test_what_is_built_has_its_verdicts():
+    lines = built_markdown().splitlines()[2:]
+    built = [row for row in catalog.ROWS if catalog.status(row) != "planned"]
+    assert [line.split(" | ")[1] for line in lines] == [f"`{row.name}`" for row in built]
+    assert verdicts([{"verdict": "inconclusive"}, {"verdict": "holds"}, {"verdict": "holds"}]) == (
+        "holds: 2, inconclusive: 1"
+    )
+    assert verdicts([]) == ""

@@ -8,20 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from oculex import catalog
 from oculex.cli import COMMANDS
 from oculex.contracts import UserError
-from oculex.report.readme import rewritten, said
-from oculex.report.systems_table import systems_markdown
+from oculex.report.readme import rewritten, said, tables
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_the_table_is_the_catalog():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert text.count("\n| ") >= len(catalog.ROWS)
-    assert rewritten(text, {"systems": systems_markdown()}) == text, "run `python -m oculex.report.readme`"
+@pytest.mark.parametrize(("page", "blocks"), tables().items(), ids=str)
+def test_the_tables_are_the_catalog_and_its_evidence(page, blocks):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert rewritten(text, blocks) == text, "run `python -m oculex.report.readme`"
 
 
 def test_a_block_is_replaced_and_the_rest_left():
