@@ -1223,6 +1223,16 @@ BASELINES: tuple[tuple[str, str, str, str, int, str, str, str], ...] = (
         "a perceptron from patches to words is enough to give a language model eyes.",
     ),
     (
+        "centernet",
+        "baselines",
+        "Zhou et al.",
+        "",
+        2019,
+        "xingyizhou/CenterNet",
+        "Objects as Points",
+        "an object is found as the middle of its box.",
+    ),
+    (
         "supervised",
         "baselines",
         "Touvron et al.",

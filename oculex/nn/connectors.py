@@ -35,10 +35,12 @@ class ConnectorConfig:
     query_width: int = 768
     query_layers: int = 12
     query_heads: int = 12
+    query_std: float = 0.02
+    """Deviation of its fresh weights: BERT's, at its width; a narrow one wants about width ** -0.5."""
 
     def unused(self) -> dict[str, str]:
         """Fields that the others leave without effect, and why; setting one is a mistake."""
-        sizes = ("queries", "query_width", "query_layers", "query_heads")
+        sizes = ("queries", "query_width", "query_layers", "query_heads", "query_std")
         return (
             {}
             if self.connector == "query"
@@ -70,23 +72,30 @@ class QueryTransformer(nn.Module):
     """BLIP-2's query transformer (Li et al. 2023, section 3.1): learned queries through BERT's layers, every second of
     which, from the first on, attends to the image's features, class token included.
 
-    The features are normed first. Weights are drawn as BERT's: normal of deviation 0.02. BLIP-2 trains it with dropout
+    The features are normed first. Weights are drawn as BERT's: normal of deviation ``std``. BLIP-2 trains it with dropout
     0.1; whoever takes it frozen has none.
     """
 
     def __init__(
-        self, features: int, width: int, layers: int, heads: int, queries: int, dropout: float = 0.0
+        self,
+        features: int,
+        width: int,
+        layers: int,
+        heads: int,
+        queries: int,
+        dropout: float = 0.0,
+        std: float = 0.02,
     ) -> None:
         super().__init__()
         self.features_norm = nn.LayerNorm(features)
-        self.queries = nn.Parameter(0.02 * torch.randn(queries, width))
+        self.queries = nn.Parameter(std * torch.randn(queries, width))
         self.norm, self.dropout = nn.LayerNorm(width, 1e-12), nn.Dropout(dropout)
         self.layers = nn.ModuleList(
             BertLayer(width, heads, depth % 2 == 0, dropout, 1e-12, features) for depth in range(layers)
         )
         for module in self.layers.modules():
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=std)
                 nn.init.zeros_(module.bias)
 
     def forward(self, features: Float[Tensor, "b n e"]) -> Float[Tensor, "b q d"]:
@@ -103,7 +112,9 @@ class QueryConnector(nn.Module):
     def __init__(self, features: int, width: int, config: ConnectorConfig) -> None:
         super().__init__()
         c = config
-        self.query = QueryTransformer(features, c.query_width, c.query_layers, c.query_heads, c.queries)
+        self.query = QueryTransformer(
+            features, c.query_width, c.query_layers, c.query_heads, c.queries, std=c.query_std
+        )
         self.projection = nn.Linear(c.query_width, width)
 
     def count(self, grid: Grid) -> int:

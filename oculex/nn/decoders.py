@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oculex.nn.blocks import Block
-from oculex.nn.initial import truncated, xavier
+from oculex.nn.initial import INITIAL, xavier
 
 
 def sincos_positions(width: int, grid: tuple[int, int]) -> Float[Tensor, "n d"]:
@@ -83,10 +83,10 @@ class PatchDecoder(nn.Module):
     The convolution's kernel is as large as its stride, so it is a matrix product and one bias per channel.
     """
 
-    def __init__(self, width: int, patch: int, channels: int = 3) -> None:
+    def __init__(self, width: int, patch: int, channels: int = 3, initial: str = "truncated") -> None:
         super().__init__()
         self.mlp = nn.Sequential(*(part for _ in range(3) for part in (nn.Linear(width, width), nn.GELU())))
-        self.mlp.apply(truncated)
+        self.mlp.apply(INITIAL[initial])
         bound = (channels * patch * patch) ** -0.5  # torch's for a transposed convolution
         self.weight = nn.Parameter(torch.empty(channels * patch * patch, width).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(channels).uniform_(-bound, bound))

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oculex.nn.initial import truncated
+from oculex.nn.initial import INITIAL
 
 
 class PrototypeHead(nn.Module):
@@ -20,7 +20,14 @@ class PrototypeHead(nn.Module):
     length: Tensor | None
 
     def __init__(
-        self, width: int, prototypes: int, hidden: int = 2048, bottleneck: int = 256, *, unit: bool
+        self,
+        width: int,
+        prototypes: int,
+        hidden: int = 2048,
+        bottleneck: int = 256,
+        *,
+        unit: bool,
+        initial: str = "truncated",
     ) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
@@ -30,7 +37,7 @@ class PrototypeHead(nn.Module):
             nn.GELU(),
             nn.Linear(hidden, bottleneck),
         )
-        self.mlp.apply(truncated)
+        self.mlp.apply(INITIAL[initial])
         self.prototypes = nn.Parameter(nn.Linear(bottleneck, prototypes, bias=False).weight.detach())
         self.length = None if unit else nn.Parameter(torch.ones(prototypes, 1))
 

@@ -22,6 +22,9 @@ class LanguageConfig:
     language_width: int = 768
     language_layers: int = 12
     language_heads: int = 12
+    language_std: float = 0.02
+    """Deviation of fresh weights. 0.02 suits widths of about a thousand; a narrow model hardly learns to look back in
+    its text unless it has about width ** -0.5."""
     context: int = 1024
     """Most tokens of a sequence."""
     vocabulary: int = 50_257
@@ -42,6 +45,27 @@ PUBLISHED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "huggyllama/llama-7b": ("llama", {}),
     "lmsys/vicuna-7b-v1.1": ("llama", {}),
     "lmsys/vicuna-7b-v1.5": ("llama", {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5}),
+    "lmsys/vicuna-13b-v1.5": (
+        "llama",
+        {
+            "hidden_size": 5120,
+            "intermediate_size": 13_824,
+            "num_hidden_layers": 40,
+            "num_attention_heads": 40,
+            "max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-5,
+        },
+    ),
+    "huggyllama/llama-65b": (
+        "llama",
+        {
+            "hidden_size": 8192,
+            "intermediate_size": 22_016,
+            "num_hidden_layers": 80,
+            "num_attention_heads": 64,
+            "rms_norm_eps": 1e-5,
+        },
+    ),
 }
 """Published models that presets name: their type, and where their shape is not the type's default. So they are shown and
 counted, and finished runs of them opened, where the hub is out of reach."""
@@ -66,6 +90,7 @@ def language_model(config: LanguageConfig, weights: bool = True) -> Any:
             max_position_embeddings=c.context,
             vocab_size=c.vocabulary,
             tie_word_embeddings=True,
+            initializer_range=c.language_std,
             **_REST.get(c.language, lambda c: {})(c),
             bos_token_id=None,
             eos_token_id=None,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from oculex.contracts import Batch, UserError
 from oculex.nn.blocks import Attention
 from oculex.nn.image_encoder import ImageEncoder, ImageEncoderConfig
-from oculex.nn.initial import truncated
+from oculex.nn.initial import INITIAL
 from oculex.nn.vit import VisionTransformer
 
 
@@ -29,20 +29,24 @@ class PlainEncoderConfig(ImageEncoderConfig):
     """Stochastic depth of the last block; it grows linearly from 0 at the first."""
     pool: str = "class"
     """What stands for the image: class (its token), or mean (of the patches)."""
+    initial: str = "truncated"
+    """How fresh weights are drawn: an entry of ``oculex.nn.initial``."""
 
 
 class PlainEncoder(ImageEncoder):
     """A tower of patch tokens with the capabilities to represent an image, its patches, and what it attends to.
 
-    Weights are drawn by ``draw`` (DeiT's by default), class token and positions with deviation 0.02.
+    Weights are drawn as ``config.initial`` says, class token and positions with deviation 0.02.
     """
 
-    def __init__(self, config: Any, draw: Callable[[nn.Module], None] = truncated) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__(config)
         if config.pool not in POOLS:
             raise UserError(f"pool={config.pool!r} is unknown; known: {', '.join(POOLS)}")
+        if config.initial not in INITIAL:
+            raise UserError(f"initial={config.initial!r} is unknown; known: {', '.join(INITIAL)}")
         if isinstance(self.image, VisionTransformer):
-            self.image.apply(draw)
+            self.image.apply(INITIAL[config.initial])
             for table in (self.image.class_token, self.image.positions):
                 nn.init.trunc_normal_(table, std=0.02)
             blocks = list(self.image.blocks)

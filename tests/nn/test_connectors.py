@@ -69,8 +69,19 @@ def test_queries_see_the_image_and_each_patch_becomes_a_token():
         assert (differs > 0).tolist() == [False, False, True, False, False, False]
 
 
+def test_fresh_queries_and_their_weights_have_the_deviation_that_is_asked_for():
+    torch.manual_seed(0)
+    for std in (0.02, 0.125):
+        query = QueryTransformer(10, 32, 2, 2, 20, std=std)
+        linear = [each.weight for each in query.layers.modules() if isinstance(each, torch.nn.Linear)]
+        assert len(linear) == 4 + 7  # the first layer also attends to the image
+        for weights in (query.queries, *linear):
+            assert float(weights.detach().std()) == pytest.approx(std, rel=0.15)
+
+
 def test_unknown_connectors_and_idle_fields_are_named():
     with pytest.raises(UserError, match="is not one of linear, mlp, query"):
         connector(ConnectorConfig("resampler"), 10, 24)
-    assert set(ConnectorConfig("mlp").unused()) == {"queries", "query_width", "query_layers", "query_heads"}
+    sizes = {"queries", "query_width", "query_layers", "query_heads", "query_std"}
+    assert set(ConnectorConfig("mlp").unused()) == sizes
     assert ConnectorConfig().unused() == {}

@@ -11,6 +11,7 @@ import oculex
 from oculex import export, runs
 from oculex.contracts import Features, UserError
 from oculex.data.collate import rows
+from oculex.evaluation import finetune
 from oculex.nn.corruption import corrupted
 from oculex.nn.masking import grouped_mask
 from oculex.systems.selfsup.gmml import GMML, GMMLConfig
@@ -181,6 +182,26 @@ def test_real_photographs_are_trained_on_and_judged_by(name, real_data, tmp_path
     assert accuracy["value"] > 0.1
     losses = [entry["loss"] for entry in read_lines(folder.metrics)]
     assert np.isfinite(losses).all()
+
+
+def test_few_labels_of_real_photographs_go_further(real_data, tmp_path, monkeypatch, evidence):
+    """For the record at full length: 1,000 photographs without labels, then ten labels of each class, asked of another
+    1,000; beside the same network without the first. The interval of the gain leaves out 0."""
+    budget = "40000samples" if evidence.recording else "3steps"
+    if not evidence.recording:
+        monkeypatch.setattr(finetune, "SETTINGS", replace(finetune.SETTINGS, updates=2))
+    changes = ["data.holdout=0.5", "data.workers=0", 'evaluation.tasks=["finetune"]']
+    folder = runs.train("gmml", data=[str(real_data / "cifar10")], out=tmp_path / "run", budget=budget,
+                        changes=changes, quiet=True)  # fmt: skip
+    [line] = read_lines(folder.evaluations)
+    found = {name.removeprefix("cifar10/finetune/"): value for name, value in line["metrics"].items()}
+    assert found["gain_over_untrained"]["n"] == 1000
+    if evidence.recording:
+        assert found["gain_over_untrained"]["low"] > 0
+        assert found["top1"]["low"] > found["chance_top1"]["value"]
+        kept = ("top1", "untrained_top1", "gain_over_untrained")
+        evidence("gmml", "real_data", data="CIFAR-10: 1,000 photographs, 10 labels of each class, 1,000 held out",
+                 budget=budget, **{name: found[name] for name in kept})  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------ after training

@@ -53,17 +53,31 @@ def test_the_loss_is_transformers_and_padding_changes_nothing(language):
     assert log_p[:, 1].tolist() == [4, 2, 6]
 
 
-def test_a_title_stands_before_its_text_in_training():
+def test_a_text_stands_before_what_is_said_in_training():
     texts = ["a red ball", "a green mug"]
-    assets = RunAssets(None, lambda: texts * 9, classes=("red ball", "green mug"))
-    system = GPT(replace(SMALL, titled=True, tokenizer="corpus:300", vocabulary=300, context=40), assets)
-    sample = {"id": "a", "caption": texts[0], "label": 1}
-    views = [system.view(sample, rng)["tokens"] for rng in (np.random.default_rng(0), None)]
-    told = "<start_of_text> a red ball<end_of_text>"
-    assert [system.tokenizer.backend.decode(ids, skip_special_tokens=False) for ids in views] == [
-        f"<start_of_text> green mug<end_of_text>{told.removeprefix('<start_of_text>')}",
-        told,
-    ]
+    assets = RunAssets(None, lambda: texts * 9)
+    system = GPT(replace(SMALL, told=True, tokenizer="corpus:300", vocabulary=300, context=90), assets)
+    asked = [{"question": "which mug?", "answer": "green", "kind": "colour"}]
+    sample = {"id": "a", "captions": texts, "questions": asked}
+
+    def shown(rng):
+        return system.tokenizer.backend.decode(system.view(sample, rng)["tokens"], skip_special_tokens=False)
+
+    seen = {shown(np.random.default_rng(n)) for n in range(60)}
+    start, end = "<start_of_text> ", "<end_of_text>"
+    said = {f"{start}{a}{end} {b}{end}" for a in texts for b in texts}
+    assert seen == said | {f"{start}{a} which mug?{end} green{end}" for a in texts}
+    assert shown(None) == f"{start}{texts[0]}{end}"
+    del sample["questions"]
+    assert {shown(np.random.default_rng(n)) for n in range(40)} == said
+
+
+def test_fresh_weights_have_the_deviation_that_is_asked_for():
+    """A narrow model with a wide one's hardly learns to look back."""
+    for std in (0.02, 0.125):
+        weights = model(replace(SMALL, language="llama", language_std=std)).language.model.layers[0]
+        for part in (weights.self_attn.q_proj, weights.mlp.up_proj):
+            assert float(part.weight.detach().std()) == pytest.approx(std, rel=0.1)
 
 
 def test_long_texts_are_seen_through_windows():

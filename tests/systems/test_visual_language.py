@@ -459,6 +459,24 @@ def test_it_reads_curated_pairs_of_real_photos(real_data, tmp_path, evidence):
                  wrong_image=found["wrong_image_cider"], gain=gain)  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["minigpt4", "llava"])
+def test_the_tiny_preset_says_and_answers_what_it_sees(name, tmp_path, monkeypatch, evidence):
+    """On held-out scenes of the embedded world, against the same words about another image and about none."""
+    if not evidence.recording:
+        pytest.skip("it and its foundations train for minutes; --record-evidence runs it")
+    monkeypatch.delenv("OCULEX_CACHE")  # foundations that `oculex train` has made are taken, and made for it
+    folder = runs.train(name, out=tmp_path / "run", quiet=True)
+    metrics = list(read_lines(folder.evaluations))[-1]["metrics"]
+    found = {key.removeprefix("world/"): value for key, value in metrics.items()}
+    named, wrong = found["captioning/named"], found["captioning/wrong_image_named"]
+    assert named["low"] > 4 * wrong["high"]
+    assert all(found[f"vqa/gain_over_{control}"]["low"] > 0 for control in ("wrong_image", "no_image"))
+    kept = ("vqa/accuracy", "vqa/gain_over_wrong_image", "vqa/gain_over_no_image", "pope/accuracy",
+            "pope/gain_over_wrong_image", "pope/gain_over_no_image", "captioning/whole_and_named")  # fmt: skip
+    evidence(name, "learning", task="tiny, on held-out scenes of the world", named=named, wrong_image_named=wrong,
+             **{key.replace("/", "_"): found[key] for key in kept})  # fmt: skip
+
+
 AUTHORS = {"image": 985_894_528, "connector.query": 105_165_056, "connector.projection": 3_149_824}
 """Counted on Vision-CAIR/MiniGPT-4 d94738a7: eva_vit.VisionTransformer as create_eva_vit_g makes it, Qformer as
 init_Qformer leaves it with its query tokens and ln_vision, and llama_proj from 768 to 4096."""

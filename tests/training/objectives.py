@@ -11,6 +11,7 @@ from oculex.contracts import System
 from oculex.data.assets import RunAssets
 from oculex.data.collate import Ragged
 from oculex.objectives.captioning import bag_of_words, next_token, predicted, word_bags
+from oculex.objectives.centres import heat_loss
 from oculex.objectives.classification import soft_cross_entropy
 from oculex.objectives.continual import momentum_contrast, response, soft_words, topology
 from oculex.objectives.contrastive import contrastive
@@ -196,6 +197,13 @@ class Boxes(Towers):
         }
 
 
+class Centres(Towers):
+    """Means over objects of which rows have different numbers, and of which each row's own count."""
+
+    def loss(self, a, b, logits, batch):
+        return heat_loss(a.view(-1, 2, 1, 3), batch["hidden"][:, :, None]) + (b * logits[:, :6]).sum(-1)
+
+
 class BagOfWords(Towers):
     def loss(self, a, b, logits, batch):
         return bag_of_words(logits, word_bags(batch["words"], WORDS)) + (a * b).sum(-1)
@@ -284,7 +292,7 @@ class Blocks(CLIP):
 
 KINDS = [
     Pair, Probe, Blocks, Contrastive, Negatives, Continual, BagOfWords, NextToken, SoftCrossEntropy, SquaredError,
-    HiddenError, SelfDistillation, SparseDistillation, Tokenization, Matching, Boxes,
+    HiddenError, SelfDistillation, SparseDistillation, Tokenization, Matching, Boxes, Centres,
 ]  # fmt: skip
 """Those whose losses and gradients do not depend on how a batch is cut."""
 

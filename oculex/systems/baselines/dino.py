@@ -91,7 +91,7 @@ class DINO(PlainEncoder, System):
         if c.small_size % c.patch:
             raise UserError(f"small_size={c.small_size} is not a multiple of patch={c.patch}")
         self.head = PrototypeHead(
-            self.image.width, c.prototypes, c.hidden, c.bottleneck, unit=c.unit_prototypes
+            self.image.width, c.prototypes, c.hidden, c.bottleneck, unit=c.unit_prototypes, initial=c.initial
         )
         self.teacher = Teacher(image=self.image, head=self.head)
         self.centre = Centre(c.prototypes)
@@ -192,7 +192,7 @@ def _tiny() -> Recipe:
         optimizer=Optimizer(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.04, clip_norm=3.0),
         stages=(Stage(schedule=Schedule("cosine", warmup=0.1, floor=1e-2)),),
         data=Data(sources=(f"{tiny.FEW_CLASSES},scenes=4000",)),
-        evaluation=Evaluation(tasks=("knn", "probe")),
+        evaluation=Evaluation(tasks=("finetune", "knn")),
     )
 
 
@@ -219,7 +219,7 @@ def _paper(width: int, heads: int, patch: int, unit: bool, crops: int, epochs: i
         optimizer=Optimizer(lr=peak, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.04),
         stages=(Stage(schedule=Schedule("cosine", warmup=10 / epochs, floor=1e-5 / peak, weight_decay=0.4)),),
         data=Data(sources=(), workers=8),
-        evaluation=Evaluation(tasks=("knn", "probe")),
+        evaluation=Evaluation(tasks=("finetune", "knn", "probe")),
     )
 
 

@@ -51,8 +51,10 @@ WHOLE = 1 << 20
 @dataclass(frozen=True)
 class GPTConfig(LanguageConfig):
     language: str = "gpt2"
-    titled: bool = False
-    """The name of a text's class stands before it as its title, so that what was read before tells what comes."""
+    told: bool = False
+    """In training another text of the same sample stands before, as if one had been told, and what is said after it is
+    a text or the answer to one of the sample's questions. So it has learnt to speak of what stands before, where a
+    system that gives it eyes puts an image."""
 
 
 class GPT(System, nn.Module):
@@ -72,22 +74,30 @@ class GPT(System, nn.Module):
         return self._assets.tokenizer(self.config.tokenizer)
 
     def view(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, Any]:
-        """A window of at most ``context`` tokens of the text between its start and end token; of several texts one,
-        in training with its title where ``titled``.
+        """A window of at most ``context`` tokens of the text between its start and end token; of several texts one, in
+        training after another one where ``told``.
 
         Without ``rng`` the first window of the first text. Raises UserError where the vocabulary is the smaller one.
         """
         c, tokenizer = self.config, self._assets.tokenizer(self.config.tokenizer)
         check_vocabulary(tokenizer.size, c)
         view = text_view(sample, rng, tokenizer, WHOLE)
-        if rng is not None and c.titled and "label" in sample:
-            title = tokenizer.encode(self._assets.classes()[sample["label"]], WHOLE)
-            view["tokens"] = [*title, *view["tokens"][1:]]
+        if rng is not None and c.told:
+            view["tokens"] = self._told(view["tokens"], sample, rng)
         ids = view.get("tokens", ())
         if len(ids) > c.context:
             at = 0 if rng is None else int(rng.integers(len(ids) - c.context + 1))
             view["tokens"] = ids[at : at + c.context]
         return view
+
+    def _told(self, text: list[int], sample: Sample, rng: np.random.Generator) -> list[int]:
+        """The text, one time in four a question too, an end token, and what is said: another text, or the answer."""
+        tokenizer, asked = self.tokenizer, sample.get("questions")
+        if asked and rng.random() < 0.25:
+            chosen = asked[int(rng.integers(len(asked)))]
+            question, said = (tokenizer.encode(chosen[key], WHOLE)[1:] for key in ("question", "answer"))
+            return [*text[:-1], *question, *said]
+        return [*text, *text_view(sample, rng, tokenizer, WHOLE)["tokens"][1:]]
 
     def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         return {"next_token": self._token_losses(batch["tokens"])}
@@ -151,18 +161,29 @@ def _tiny_llama() -> Recipe:
 
 
 def _tiny_reader() -> Recipe:
-    """A smaller one, in seconds, of scenes of few classes told in short, at length, and as found on the web, each under
-    its title. Nobody looks at the pictures, so these have 8 pixels a side."""
+    """A smaller one, in half a minute, of scenes of few classes told in short and at length, with questions about them,
+    and a quarter as found on the web. Nobody looks at the pictures, so these have 8 pixels a side."""
     recipe = _tiny_llama()
-    sizes = {"language_width": 64, "language_layers": 2, "context": 128, "vocabulary": 512}
+    sizes = {
+        "language_width": 64,
+        "language_layers": 2,
+        "language_std": 1 / 8,
+        "context": 128,
+        "vocabulary": 512,
+    }
+    scenes = f"{tiny.FEW_CONCEPTS},size=8,scenes=3000"
+    sources = (
+        f"{scenes},style=alt+detailed,captions=4,keys=questions@3",
+        f"{scenes},style=alt+noisy,captions=4@1",
+    )
     return replace(
         recipe,
-        model=replace(recipe.model, **sizes, titled=True, tokenizer="corpus:512"),
-        budget="16e3samples",
+        model=replace(recipe.model, **sizes, told=True, tokenizer="corpus:512"),
+        budget="25e3samples",
         batch=32,
         precision="32-true",
         optimizer=replace(recipe.optimizer, lr=4e-3),
-        data=Data(sources=(f"{tiny.FEW_CONCEPTS},size=8,style=alt+detailed+noisy,captions=6,scenes=3000",)),
+        data=Data(sources=sources, workers=0),
     )
 
 

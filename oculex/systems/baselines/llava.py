@@ -65,16 +65,16 @@ def _tiny() -> Recipe:
     scenes = f"{tiny.FEW_CONCEPTS},style=detailed,keys=questions"
     return Recipe(
         system="llava",
-        model=LLaVAConfig(**tiny.READS),
+        model=LLaVAConfig(**{**tiny.READS, **tiny.SHOWN, "context": 192}),
         budget="6e3samples",
         batch=32,
         precision="32-true",
-        optimizer=Optimizer(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, clip_norm=1.0),
+        optimizer=Optimizer(lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, clip_norm=1.0),
         stages=(
             Stage("connect", share=0.2, trainable=CONNECT, schedule=Schedule("cosine", warmup=0.03)),
             Stage("finetune", share=0.8, trainable=FINETUNE, schedule=Schedule("cosine", warmup=0.03)),
         ),
-        data=Data(sources=(f"{scenes},scenes=3000",)),
+        data=Data(sources=(f"{scenes},scenes=3000",), workers=0),
         evaluation=Evaluation(on=(f"{scenes},split=test,scenes=200",), tasks=("vqa", "pope", "captioning")),
     )
 

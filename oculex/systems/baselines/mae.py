@@ -37,7 +37,6 @@ from oculex.contracts import (
 from oculex.data.multiview import crops
 from oculex.data.views import image_view
 from oculex.nn.decoders import MaskedDecoder, sincos_positions
-from oculex.nn.initial import xavier
 from oculex.nn.masking import random_mask
 from oculex.nn.plain_encoder import PlainEncoder, PlainEncoderConfig, whole
 from oculex.nn.teacher import fix
@@ -49,6 +48,7 @@ from oculex.systems import tiny
 class MAEConfig(PlainEncoderConfig):
     width: int = 768
     heads: int = 12
+    initial: str = "xavier"
     mask_ratio: float = 0.75
     """Share of the patches that is hidden."""
     decoder_width: int = 512
@@ -64,7 +64,7 @@ class MAE(PlainEncoder, System):
     """An encoder of visible patches and a decoder of hidden ones."""
 
     def __init__(self, config: MAEConfig) -> None:
-        super().__init__(config, draw=xavier)
+        super().__init__(config)
         c, tower = config, whole(self.image)
         self.grid = (tower.grid, tower.grid)
         fix(tower, "positions")
@@ -119,14 +119,19 @@ def _tiny() -> Recipe:
     return Recipe(
         system="mae",
         model=MAEConfig(
-            **tiny.PLAIN, pool="mean", decoder_width=64, decoder_layers=1, decoder_heads=2, crop=(0.5, 1.0)
+            **{**tiny.PLAIN, "initial": "xavier"},
+            pool="mean",
+            decoder_width=64,
+            decoder_layers=1,
+            decoder_heads=2,
+            crop=(0.5, 1.0),
         ),
         budget="120000samples",
         batch=32,
         optimizer=Optimizer(lr=2e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.05),
         stages=(Stage(schedule=Schedule("cosine", warmup=0.05)),),
         data=Data(sources=(f"{tiny.FEW_CLASSES},scenes=4000",)),
-        evaluation=Evaluation(tasks=("knn", "probe")),
+        evaluation=Evaluation(tasks=("finetune", "knn")),
     )
 
 
@@ -140,7 +145,7 @@ def _paper(width: int, layers: int, heads: int, patch: int) -> Recipe:
         optimizer=Optimizer(lr=1.5e-4 * 4096 / 256, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.05),
         stages=(Stage(schedule=Schedule("cosine", warmup=40 / 1600)),),
         data=Data(sources=(), workers=8),
-        evaluation=Evaluation(tasks=("knn", "probe")),
+        evaluation=Evaluation(tasks=("finetune", "knn", "probe")),
     )
 
 

@@ -120,6 +120,17 @@ def _tiny_pairs() -> Recipe:
     )
 
 
+def _tiny_judge() -> Recipe:
+    """Of 32-pixel pictures of few classes, in a minute: how well a drawing fits its text."""
+    recipe = _tiny_pairs()
+    return replace(
+        recipe,
+        model=CLIPConfig(**{**tiny.SMALL_DUAL, "embedding": 32}, tokenizer="corpus:2048"),
+        data=Data(sources=(tiny.FEW_CONCEPTS,)),
+        evaluation=Evaluation(tasks=("zeroshot", "retrieval")),
+    )
+
+
 def _paper(model: CLIPConfig, lr: float, budget: str = "12.8e9samples") -> Recipe:
     """Tables 18 to 20: 32 epochs of 400 million pairs, batches of 32,768, 2,000 steps of warm-up."""
     resnet = model.image_tower == "resnet"
@@ -233,6 +244,7 @@ SYSTEM = Plugin(
         "tiny_vit": _tiny_vit,
         "tiny_patches": _tiny_patches,
         "tiny_pairs": _tiny_pairs,
+        "tiny_judge": _tiny_judge,
         "rn50": partial(_paper, _resnet(224, 64, (3, 4, 6, 3), 1024, 512), 5e-4),
         "rn101": partial(_paper, _resnet(224, 64, (3, 4, 23, 3), 512, 512), 5e-4),
         "rn50x4": partial(_paper, _resnet(288, 80, (4, 6, 10, 6), 640, 640), 5e-4),

@@ -88,7 +88,7 @@ class GMML(PlainEncoder, System):
                 raise UserError(f"{name}={getattr(config, name)!r} is unknown; known: {', '.join(known)}")
         if not config.decoded or max(config.decoded) > sum(config.layers):
             raise UserError(f"decoded={config.decoded} must name some of the {sum(config.layers)} blocks")
-        self.decoder = PatchDecoder(whole(self.image).width, config.patch)
+        self.decoder = PatchDecoder(whole(self.image).width, config.patch, initial=config.initial)
 
     @classmethod
     def build(cls, config: GMMLConfig, assets: Assets) -> GMML:
@@ -160,12 +160,12 @@ def _tiny() -> Recipe:
         model=GMMLConfig(
             **tiny.PLAIN, pool="mean", align=4, drop_path=0.0, decoded=(2, 3, 4), crops=1, crop=(0.5, 1.0)
         ),
-        budget="80000samples",
-        batch=32,
+        budget="60000samples",
+        batch=16,
         optimizer=Optimizer(lr=2e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.05, clip_norm=3.0),
         stages=(Stage(schedule=Schedule("cosine", warmup=0.05)),),
         data=Data(sources=(f"{tiny.FEW_CLASSES},scenes=4000",)),
-        evaluation=Evaluation(tasks=("knn", "probe")),
+        evaluation=Evaluation(tasks=("finetune", "knn")),
     )
 
 
@@ -180,7 +180,7 @@ def _paper(width: int, heads: int) -> Recipe:
         optimizer=Optimizer(lr=5e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.04, clip_norm=3.0),
         stages=(Stage(schedule=Schedule("cosine", warmup=10 / 800, floor=2e-3, weight_decay=0.4)),),
         data=Data(sources=(), workers=8),
-        evaluation=Evaluation(tasks=("knn", "probe")),
+        evaluation=Evaluation(tasks=("finetune", "knn", "probe")),
     )
 
 
