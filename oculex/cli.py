@@ -232,28 +232,65 @@ class Race:
 
     names: Annotated[Positional[tuple[str, ...]], arg(metavar="NAME", help="Two systems or more.")]
     data: Annotated[Many, arg(metavar="PATH", help="As for `oculex train`.")] = ()
-    budget: Annotated[str, arg(help="For each system.")] = "3m"
+    budget: Annotated[
+        str | None, arg(help="For each system. Default: 3m; for backbones the samples of their preset.")
+    ] = None
     out: Annotated[Path | None, arg(aliases=("-o",), help="Folder of the race.")] = None
     seed: int = 0
     set: Set = ()
+    backbones: Annotated[
+        Many,
+        arg(
+            metavar="SPEC",
+            help="Of battle_of_backbones: what is compared, by the same heads on each. RUN, NAME:PRESET, timm:MODEL, "
+            "or scratch:SPEC, the same network from fresh weights.",
+        ),
+    ] = ()
+    seeds: Annotated[int, arg(help="Of battle_of_backbones: runs of each backbone and task.")] = 3
+    whole: Annotated[bool, arg(help="Of battle_of_backbones: train the whole backbones too.")] = False
 
     def run(self) -> None:
+        if self.backbones:
+            return self._battle()
         from oculex.claims.race import race
         from oculex.report.race import conclusion, write_race
         from oculex.report.terminal import finals
 
         if len(self.names) < 2:
-            raise UserError("a race takes two systems or more; `oculex list` names them")
+            raise UserError(
+                "a race takes two systems or more; `oculex list` names them, and `oculex race battle_of_backbones "
+                "--backbones A B C` compares backbones"
+            )
         result, folder = race(
             self.names,
             data=_all(self.data),
-            budget=self.budget,
+            budget=self.budget or "3m",
             out=self.out,
             seed=self.seed,
             changes=_all(self.set),
         )
         write_race(result, folder / "race.html")
         print(f"{finals(result)}\n\n{conclusion(result)}\n\npage  {folder / 'race.html'}")
+
+    def _battle(self) -> None:
+        from oculex.claims.battle import SYSTEM, battle
+        from oculex.report.battle import conclusion, table, write_battle
+
+        if self.names != (SYSTEM,):
+            raise UserError(
+                f"--backbones are compared by {SYSTEM}; type `oculex race {SYSTEM} --backbones A B C`"
+            )
+        result, folder = battle(
+            _all(self.backbones),
+            data=_all(self.data),
+            budget=self.budget,
+            out=self.out,
+            seeds=range(self.seed, self.seed + self.seeds),
+            whole=self.whole,
+            changes=_all(self.set),
+        )
+        write_battle(result, folder / "battle.html")
+        print(f"{table(result)}\n\n{conclusion(result)}\n\npage  {folder / 'battle.html'}")
 
 
 @dataclass(frozen=True)
@@ -389,8 +426,16 @@ class Generate:
     out: Annotated[
         Path | None, arg(aliases=("-o",), metavar="FILE", help="Where the drawing goes: PNG, JPEG or WebP.")
     ] = None
-    seed: Annotated[int, arg(help="Of the drawing; another one gives another picture.")] = 0
+    seed: Annotated[
+        int, arg(help="Another one gives another picture, and another text above temperature 0.")
+    ] = 0
+    guidance: Annotated[
+        float | None, arg(help="How closely a drawing keeps to the text. Default: as the run was configured.")
+    ] = None
     most: Annotated[int, arg(metavar="TOKENS", help="Longest text.")] = 64
+    temperature: Annotated[float, arg(help="0 writes the likeliest text; more draws words more freely.")] = (
+        0.0
+    )
     device: Device = "auto"
     json: Json = False
 
@@ -402,15 +447,50 @@ class Generate:
                 raise UserError("a run either draws or writes; give --draw and -o, or --image and --prompt")
             if self.out is None:
                 raise UserError("where should the drawing go? give -o FILE.png")
-            drawn = runs.draw(self.run_folder, self.draw, self.out, self.seed, self.device)
+            drawn = runs.draw(self.run_folder, self.draw, self.out, self.seed, self.device, self.guidance)
             _print_json({"text": self.draw, "image": str(drawn)}) if self.json else print(drawn)
             return
-        said = runs.generate(self.run_folder, _all(self.image), self.prompt, self.most, self.device)
+        if self.guidance is not None:
+            raise UserError("guidance is a drawing's; give --draw TEXT as well, or leave it out")
+        said = runs.generate(
+            self.run_folder,
+            _all(self.image),
+            self.prompt,
+            self.most,
+            self.device,
+            self.temperature,
+            self.seed,
+        )
         if self.json:
             _print_json(said)
             return
         for each in said:
             print(each["text"] if len(said) == 1 else f"{each['image']}\n  {each['text']}")
+
+
+@dataclass(frozen=True)
+class Act:
+    """Let a run's robot say what it does next: `oculex act RUN --image seen.png --instruction "push the red cube"`.
+
+    `oculex evaluate RUN --on table` lets it do so in the simulator, step after step.
+    """
+
+    run_folder: Run
+    instruction: Annotated[str, arg(metavar="TEXT", help="What it is told to do.")]
+    image: Annotated[Many, arg(metavar="FILE", help="What it sees: JPEG, PNG, WebP and the like.")] = ()
+    device: Device = "auto"
+    json: Json = False
+
+    def run(self) -> None:
+        from oculex import runs
+
+        done = runs.act(self.run_folder, self.instruction, _all(self.image), self.device)
+        if self.json:
+            _print_json(done)
+            return
+        for each in done:
+            numbers = " ".join(f"{value:.4g}" for value in each["action"])
+            print(numbers if len(done) == 1 else f"{each['image']}\n  {numbers}")
 
 
 @dataclass(frozen=True)
@@ -547,6 +627,62 @@ class Doctor:
 
 
 @dataclass(frozen=True)
+class Curate:
+    """Make data: write what a system's pipeline makes of a source as Parquet shards, and as LLaVA's JSON with --chat.
+
+    A run that was stopped goes on where it was; a folder that is done is left as it is.
+    `oculex curate provision --data world:keys=graph+depth+instances --out asked --set generators=depth+relation most=4`
+    """
+
+    name: Annotated[Positional[str], arg(metavar="NAME", help="System that makes data, as in `oculex list`.")]
+    data: Annotated[str, arg(metavar="PATH", help="Any source that `oculex train --data` reads.")]
+    out: Annotated[Path, arg(aliases=("-o",), metavar="DIR", help="Folder of the shards.")]
+    chat: Annotated[
+        Path | None,
+        arg(
+            metavar="FILE", help="Write conversations as LLaVA's JSON too, its pictures in images/ beside it."
+        ),
+    ] = None
+    engine: Annotated[
+        Literal["local", "ray"], arg(help="Processes of this machine, or a Ray cluster (RAY_ADDRESS).")
+    ] = "local"
+    set: Annotated[Many, arg(metavar="OPTION=VALUE", help="Change options of the pipeline.")] = ()
+    seed: int = 0
+    workers: Annotated[int, arg(help="Processes of the local engine; 0: one for each core.")] = 0
+    part: Annotated[int, arg(help="Samples of the source that are done at a time, and kept.")] = 1000
+    most_refused: Annotated[float, arg(help="Share of broken samples over which it stops.")] = 0.05
+    json: Json = False
+
+    def run(self) -> None:
+        from oculex.curation import curate
+        from oculex.curation.chat import write_chat
+        from oculex.curation.told import on_terminal, table
+        from oculex.data.pipelines import pipeline_of, with_options
+
+        pipeline = with_options(pipeline_of(self.name), _all(self.set), "--set")
+        manifest = curate(
+            self.name,
+            pipeline,
+            self.data,
+            self.out,
+            seed=self.seed,
+            engine=self.engine,
+            workers=self.workers,
+            part=self.part,
+            most_refused=self.most_refused,
+            progress=on_terminal,
+        )
+        written = None if self.chat is None else write_chat(self.out, self.chat)
+        if self.json:
+            _print_json(manifest | ({} if written is None else {"conversations": written}))
+            return
+        print(table(manifest))
+        print(f"\nshards  {self.out}; train on them with --data {self.out}")
+        if written is not None:
+            print(f"chat    {self.chat}, {written} conversations")
+
+
+@dataclass(frozen=True)
 class Report:
     """Write a run's page, report.html, anew."""
 
@@ -558,6 +694,34 @@ class Report:
 
         runs.folder(self.run_folder)
         print(write_report(self.run_folder))
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Open a page on which people ask a run: it searches, classifies, describes, answers, draws, finds, as the run can.
+
+    The page searches what the run's data held out, or the pictures that are named here. It is for this machine alone
+    unless --host or --share say otherwise.
+    """
+
+    run_folder: Run
+    images: Annotated[
+        str, arg(metavar="PATH", help="Pictures to search: any source that `oculex train --data` reads.")
+    ] = ""
+    index: Annotated[
+        Path | None, arg(metavar="INDEX", help="Pictures to search, as `oculex index` made it.")
+    ] = None
+    host: Annotated[str, arg(help="Address to listen on; 0.0.0.0 lets every machine of the network in.")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, arg(help="0 takes a free one.")] = 7860
+    share: Annotated[bool, arg(help="Let anyone in who has the link, through Gradio's servers.")] = False
+    device: Device = "auto"
+
+    def run(self) -> None:
+        from oculex.serve import serve
+
+        serve(self.run_folder, self.images, self.index, self.host, self.port, self.share, self.device)
 
 
 @dataclass(frozen=True)
@@ -595,9 +759,12 @@ COMMANDS: dict[str, Any] = {
     "index": Index,
     "search": Search,
     "generate": Generate,
+    "act": Act,
     "export": Export,
     "import": Import,
     "data": _DATA,
+    "curate": Curate,
+    "serve": Serve,
     "report": Report,
     "bench": Bench,
 }

@@ -113,6 +113,35 @@ class Assets(Protocol):
         ...
 
 
+# ------------------------------------------------------------------------------------------ pipelines
+
+
+class Pipeline:
+    """What turns a source into another one: the method of a system that makes or chooses data. Concrete ones are frozen
+    dataclasses of their options, each a number, a text or a truth value.
+
+    ``make`` is a pure function of a sample, of what is known of the whole source, and of randomness that is a function
+    of the seed and the sample's place, so that samples can be made in any order, anywhere, and once more.
+    """
+
+    surveys: ClassVar[bool] = False
+    """Whether ``make`` needs to know the whole source; its samples are then all read once before."""
+    written_in: ClassVar[tuple[str, ...]] = ()
+    """Modules and packages, beside its own, whose code decides what is made."""
+
+    def note(self, sample: Sample, source: Source) -> Any:
+        """What has to be remembered of a sample, as JSON holds it. Raises BadSample."""
+        return None
+
+    def gather(self, notes: Sequence[Any]) -> Any:
+        """What is known of the source, as JSON holds it, from the notes in its order; None stands for a bad sample."""
+        return None
+
+    def make(self, source: Source, index: int, known: Any, rng: np.random.Generator) -> list[Sample]:
+        """The samples that come of ``source[index]``; none where there is nothing to make of it. Raises BadSample."""
+        raise TypeError(f"{type(self).__name__} does not say what it makes")
+
+
 # -------------------------------------------------------------------------------------------- systems
 
 
@@ -260,6 +289,34 @@ class RepresentsPatches(Protocol):
 
 
 @runtime_checkable
+class Segments(Protocol):
+    classes: int
+    """How many it tells apart, beside none."""
+
+    def segment(self, batch: Batch, size: int) -> Tensor:
+        """The class of each pixel, counted from 1, 0 where it has none: int [B, size, size], for the square of the view,
+        in which the whole picture is fitted at the top left."""
+        ...
+
+
+@runtime_checkable
+class Detects(Protocol):
+    classes: int
+    """How many it tells apart."""
+
+    def detect(self, batch: Batch, most: int) -> Tensor:
+        """The objects of each image, the likeliest first, [B, most, 6]: class, score, and x0 y0 x1 y1 in shares of the
+        picture's width and height; NaN where there are fewer."""
+        ...
+
+
+@runtime_checkable
+class NamesObjects(Detects, Protocol):
+    names: tuple[str, ...]
+    """Of the classes that it tells apart."""
+
+
+@runtime_checkable
 class AttendsToPatches(Protocol):
     def patch_attention(self, batch: Batch) -> tuple[Tensor, tuple[int, int]]:
         """The last block's attention [B, heads, N] from the class token to each patch, and the grid of the patches."""
@@ -273,6 +330,14 @@ class ScoresTexts(Protocol):
 
         The texts may be thousands: an image is encoded once, and a system that looks at pairs tiles them itself.
         """
+        ...
+
+
+@runtime_checkable
+class MatchesTexts(Protocol):
+    def match_texts(self, images: Batch, texts: Batch) -> Tensor:
+        """How well each text fits each image, [images, texts], where the two have looked at each other: what a dual
+        encoder says that is a fusion encoder too."""
         ...
 
 
@@ -295,6 +360,16 @@ class Answers(Protocol):
 
 
 @runtime_checkable
+class Acts(Protocol):
+    def act(self, batch: Batch) -> Tensor:
+        """What a robot does next, [B, D], in the units of the data it was trained on, always a valid action.
+
+        The view of a sample with an ``instruction`` tells it what to do, and shows what it sees where there is an image.
+        """
+        ...
+
+
+@runtime_checkable
 class ContinuesText(Protocol):
     def continue_text(self, batch: Batch, most: int) -> list[str]:
         """What comes after each text, the likeliest token each time, in at most ``most`` of them."""
@@ -305,6 +380,24 @@ class ContinuesText(Protocol):
 class Draws(Protocol):
     def draw(self, batch: Batch, generator: Generator | None = None) -> Tensor:
         """Pictures of texts, uint8 [B, 3, H, W]; equal states of the generator give equal pictures."""
+        ...
+
+
+@runtime_checkable
+class TokenizesImages(Protocol):
+    def tokenize(self, batch: Batch) -> list[list[int]]:
+        """Each image as words of a visual vocabulary, at least one."""
+        ...
+
+    def similarity(self, batch: Batch, words: list[list[int]]) -> Tensor:
+        """[B]: the mean cosine of each image's features and those that the words give back."""
+        ...
+
+
+@runtime_checkable
+class Repaints(Protocol):
+    def repaint(self, batch: Batch, generator: Generator | None = None) -> Tensor:
+        """Pictures of images as its own tokenizer keeps them, uint8 [B, 3, H, W]; what it could draw at best."""
         ...
 
 
@@ -400,6 +493,18 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Judges:
+    """Trained systems that say what was drawn, by the names of foundations; a question whose judge is not named is not
+    asked."""
+
+    detector: str = ""
+    """Finds objects, such as centernet:tiny."""
+    clip: str = ""
+    """Tells how well picture and text fit, and gives the features of the Frechet distance, such as clip:tiny_judge or
+    open_clip:MODEL/WEIGHTS."""
+
+
+@dataclass(frozen=True)
 class Evaluation:
     every: int = 0
     """Steps between evaluations; 0: only at the end."""
@@ -413,6 +518,7 @@ class Evaluation:
     """What a run is asked on its way and at its end; `oculex evaluate` asks everything the system can do."""
     prompts: str = "photo"
     """Prompts of zero-shot classification: a name in ``oculex.evaluation.prompts``."""
+    judges: Judges = Judges()
 
 
 @dataclass(frozen=True)
@@ -473,6 +579,8 @@ class Plugin:
     presets: Mapping[str, Callable[[], Recipe]]
     """``tiny`` and the paper's; each gives a full recipe."""
     claims: tuple[Claim, ...] = ()
+    pipeline: type[Pipeline] | None = None
+    """Of a system that makes data: for ``made:NAME:SOURCE`` as a source, and for `oculex curate NAME`."""
 
 
 # --------------------------------------------------------------------------------------------- claims
@@ -517,7 +625,10 @@ class Claim:
     last point, ``final_loss`` too where less is better, ``samples_to`` the samples needed to reach ``threshold``
     (linear between evaluations).
     The effect compares ``treatment`` with ``control`` per seed by ``compare`` (difference or ratio); the claim
-    holds where the interval over seeds lies beyond ``at_least``.
+    holds where the interval over seeds lies beyond ``at_least``. With ``minus``, a (treatment, control) of two other
+    arms, it is by how much the difference is larger than theirs. ``compare`` rank_correlation asks all arms at once:
+    those that are trained alike are one candidate, and the effect is the mean correlation, over any two metrics, of the
+    order in which the metrics put the candidates; there is no treatment then, and no control.
     """
 
     name: str
@@ -525,11 +636,12 @@ class Claim:
     paper: str
     """The published figure, with its place."""
     arms: tuple[Arm, ...]
-    treatment: str
-    control: str
+    treatment: str = ""
+    control: str = ""
     measure: str = "final"
     threshold: float = 0.0
     compare: str = "difference"
+    minus: tuple[str, ...] = ()
     at_least: float = 0.0
     seeds: tuple[int, ...] = (0, 1, 2)
     budget: str = ""

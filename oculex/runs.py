@@ -6,8 +6,9 @@ import dataclasses
 import hashlib
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +17,35 @@ import torch
 
 from oculex import catalog
 from oculex.contracts import (
+    Acts,
     Answers,
     BadSample,
+    Batch,
     ContinuesText,
     Draws,
     EncodesImages,
     EncodesModalities,
     EncodesText,
+    GroundsPhrases,
     Recipe,
     RepresentsImages,
     Source,
     System,
     UserError,
 )
+from oculex.contracts import Evaluation as Asked
 from oculex.data.assets import RunAssets
 from oculex.data.collate import collate, to
 from oculex.data.sources import open_source
 from oculex.data.sources.files import is_file
-from oculex.evaluation import EvalSet, Evaluation
+from oculex.evaluation import EvalSet, Evaluation, Untrained
 from oculex.evaluation import compare as compare_tables
 from oculex.evaluation import evaluate as evaluate_system
 from oculex.evaluation import records as tables
 from oculex.evaluation.drawn import drawn
+from oculex.evaluation.filmed import filmed
 from oculex.evaluation.gallery import gallery
+from oculex.nn.generate import Choice, choosing
 from oculex.training import foundations, loop, plan, ranks, recipes
 from oculex.training.folder import RunFolder, read_json, write_json
 from oculex.training.replay import repeat
@@ -104,9 +111,10 @@ class _Evaluator:
 
     def __init__(self, recipe: Recipe, folder: RunFolder) -> None:
         self.recipe, self.folder = recipe, folder
+        self.untrained = Untrained(partial(foundations.fresh, recipe, folder))
 
     def __call__(self, system: System, pool: plan.Pool, step: int, final: bool) -> dict[str, Any]:
-        found = _sets(self.recipe.evaluation.on, pool, self.recipe.evaluation.prompts)
+        found = _sets(self.recipe.evaluation.on, pool, self.recipe.evaluation)
         if not found:
             return {}
         limit = None if final else self.recipe.evaluation.limit
@@ -117,6 +125,7 @@ class _Evaluator:
             cache=None,
             limit=limit,
             tasks=self.recipe.evaluation.tasks,
+            untrained=self.untrained,
             precision=self.recipe.precision,
         )
         if final and ranks.leads():
@@ -124,18 +133,21 @@ class _Evaluator:
         return _json(result.metrics)
 
 
-def _sets(on: Sequence[str], pool: plan.Pool, prompts: str) -> dict[str, EvalSet]:
+def _sets(on: Sequence[str], pool: plan.Pool, asked: Asked) -> dict[str, EvalSet]:
     """Named sources, or what the training data held out; probes are fitted on the training part."""
+    judges = {
+        name: partial(foundations.foundation, spec) for name, spec in asdict(asked.judges).items() if spec
+    }
     if on:
         opened = [open_source(spec) for spec in on]
         return {
-            name: EvalSet(name, source, None, prompts)
+            name: EvalSet(name, source, None, asked.prompts, judges)
             for name, source in zip(_slugs(opened), opened, strict=True)
         }
     names = _slugs(pool.held_out)
     paired = dict(zip([source.name for source in pool.train], pool.train, strict=True))
     return {
-        n: EvalSet(n, held, paired.get(held.name), prompts)
+        n: EvalSet(n, held, paired.get(held.name), asked.prompts, judges)
         for n, held in zip(names, pool.held_out, strict=True)
     }
 
@@ -153,7 +165,7 @@ def _slugs(sources: Sequence[Source]) -> list[str]:
 
 
 def _keep(folder: RunFolder, name: str, result: Evaluation, sets: Mapping[str, EvalSet]) -> Path:
-    """Records, their metrics, the gallery of what was retrieved, and pictures with the boxes that were found."""
+    """Records, their metrics, the gallery of what was retrieved, pictures with boxes that were found, films of robots."""
     path = folder.records / f"{name}.parquet"
     result.table.write(path)
     write_json(folder.records / f"{name}.json", {"metrics": _json(result.metrics), "records": str(path)})
@@ -163,6 +175,9 @@ def _keep(folder: RunFolder, name: str, result: Evaluation, sets: Mapping[str, E
     boxes = drawn(result.table, {each: evalset.test for each, evalset in sets.items()})
     if boxes:
         write_json(folder.path / "boxes.json", boxes)
+    films = filmed(result.table, {each: evalset.test for each, evalset in sets.items()})
+    if films:
+        write_json(folder.path / "films.json", films)
     return path
 
 
@@ -200,7 +215,7 @@ def evaluate(
     recipe = loop.load_recipe(opened)
     system = load(run, device)
     pool = plan.Pool((), (), None) if on else plan.open_pool(recipe.data.sources, recipe.data.holdout)
-    found = _sets(tuple(on) or recipe.evaluation.on, pool, recipe.evaluation.prompts)
+    found = _sets(tuple(on) or recipe.evaluation.on, pool, recipe.evaluation)
     if not found:
         raise UserError(f"{run} held nothing out (data.holdout=0); name a source with --on PATH")
     result = evaluate_system(
@@ -209,6 +224,8 @@ def evaluate(
         device=resolve(device),
         cache=opened.records / "cache",
         limit=limit,
+        also=recipe.evaluation.tasks,
+        untrained=Untrained(partial(foundations.fresh, recipe, opened)),
         precision=recipe.precision,
     )
     digest = hashlib.sha256(repr((sorted(on), limit)).encode()).hexdigest()[:8]
@@ -270,70 +287,150 @@ def generate(
     prompt: str = "",
     most: int = 64,
     device: str = "auto",
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """[{"image", "prompt", "text"}]: what a run's system says of each image, or, without images, to the prompt alone.
 
-    Without a prompt an image is described. ``most``: tokens of a text. The likeliest token is taken each time, so equal
-    calls give equal texts. Raises UserError where the system does not write, where there is neither image nor prompt, for
-    a file that is no image, and for a prompt that does not fit.
+    Without a prompt an image is described. A system that grounds phrases says where the prompt's is. ``most``: tokens
+    of a text. ``temperature`` 0 takes the likeliest token each time, so equal calls give equal
+    texts; any other draws by ``seed``. Raises UserError where the system does not write, where there is neither image nor
+    prompt, for a file that is no image, and for a prompt that does not fit.
     """
     if most < 1:
         raise UserError(f"a text of {most} tokens says nothing; give --most 1 or more")
-    if not images and not prompt.strip():
-        raise UserError("there is nothing to write about; give --image FILE, --prompt TEXT or both")
+    if temperature < 0:
+        raise UserError(f"a temperature of {temperature} means nothing; give --temperature 0 or more")
     system: Any = load(run, device)
     name = loop.load_recipe(RunFolder.open(Path(run))).system
-    asked = {"question": prompt} if prompt.strip() else {}
-    if isinstance(system, Answers):
-        samples = [{"id": str(path), "image": _image(Path(path)), **asked} for path in images]
-        samples, say = samples or [{"id": "the prompt", **asked}], system.answer
-    elif not isinstance(system, ContinuesText):
-        raise UserError(f"{name} writes no text; `oculex show {name}` tells what it does")
-    elif images:
-        raise UserError(
-            f"{name} goes on with a text and sees nothing; leave --image out and give --prompt TEXT"
-        )
-    else:
-        samples, say = [{"id": "the prompt", "caption": prompt}], system.continue_text
-    try:
-        views = [system.view(sample, None) for sample in samples]
-    except BadSample as bad:
-        raise UserError(str(bad)) from None
+    views, say = asked(system, name, [(str(path), _image(Path(path))) for path in images], prompt)
     texts, where = list[str](), torch.device(resolve(device))
-    with torch.inference_mode():
+    by = Choice(temperature, torch.Generator(where).manual_seed(seed))
+    with torch.inference_mode(), choosing(by):
         for start in range(0, len(views), _TOGETHER):
             texts += say(to(collate(views[start : start + _TOGETHER]), where), most)
     shown: list[str | None] = [str(path) for path in images] or [None]
     return [{"image": i, "prompt": prompt, "text": text} for i, text in zip(shown, texts, strict=True)]
 
 
-def draw(run: Path | str, text: str, out: Path | str, seed: int = 0, device: str = "auto") -> Path:
+def asked(
+    system: Any, name: str, images: Sequence[tuple[str, bytes]], prompt: str
+) -> tuple[list[dict[str, Any]], Callable[[Batch, int], list[str]]]:
+    """Views of the ``prompt`` about each of the images, (id, file) each, or alone, and what answers a batch of them.
+
+    ``name``: of the system, for errors; UserError as ``generate`` raises it.
+    """
+    if not images and not prompt.strip():
+        raise UserError("there is nothing to write about; give an image, a prompt or both")
+    question = {"question": prompt} if prompt.strip() else {}
+    if isinstance(system, Answers):
+        samples: list[dict[str, Any]] = [{"id": key, "image": image, **question} for key, image in images]
+        samples, say = samples or [{"id": "the prompt", **question}], system.answer
+    elif isinstance(system, GroundsPhrases):
+        if not images or not question:
+            raise UserError(f"{name} finds what a phrase means; give an image and the phrase as the prompt")
+        phrase = {"text": prompt, "spans": [[[0, len(prompt)]]], "boxes": [[]]}
+        if not system.reads(phrase):
+            raise UserError(f"the phrase {prompt[:60]!r} is longer than {name} reads; give a shorter one")
+        samples = [{"id": key, "image": image, "grounded": [phrase]} for key, image in images]
+        say = partial(_places, system)
+    elif not isinstance(system, ContinuesText):
+        raise UserError(f"{name} writes no text; `oculex show {name}` tells what it does")
+    elif images:
+        raise UserError(f"{name} goes on with a text and sees nothing; leave the image out and give a prompt")
+    else:
+        samples, say = [{"id": "the prompt", "caption": prompt}], system.continue_text
+    try:
+        return [system.view(sample, None) for sample in samples], say  # type: ignore[attr-defined]
+    except BadSample as bad:
+        raise UserError(str(bad)) from None
+
+
+def _places(system: GroundsPhrases, batch: Batch, most: int) -> list[str]:
+    """Of each image the best place of its one phrase, in shares of the picture's width and height, as a text."""
+    best = system.ground(batch, 1)[:, 0, 0].tolist()
+    return [
+        "x {0:.3f} to {2:.3f}, y {1:.3f} to {3:.3f} of the picture, score {4:.3f}".format(*each)
+        for each in best
+    ]
+
+
+def act(
+    run: Path | str, instruction: str, images: Sequence[Path | str] = (), device: str = "auto"
+) -> list[dict[str, Any]]:
+    """[{"image", "instruction", "action"}]: what a run's robot does next where it sees each image, or nothing.
+
+    Raises UserError where the system does not act, nothing is told, or a file is no image.
+    """
+    system: Any = load(run, device)
+    if not isinstance(system, Acts):
+        name = loop.load_recipe(RunFolder.open(Path(run))).system
+        raise UserError(f"{name} does not act; `oculex show {name}` tells what it does")
+    if not instruction.strip():
+        raise UserError("what is the robot to do? give --instruction TEXT")
+    told = {"instruction": instruction}
+    samples = [{"id": str(path), "image": _image(Path(path)), **told} for path in images]
+    try:
+        views = [system.view(sample, None) for sample in samples or [{"id": "the instruction", **told}]]  # type: ignore[attr-defined]
+    except BadSample as bad:
+        raise UserError(str(bad)) from None
+    with torch.inference_mode():
+        actions = system.act(to(collate(views), torch.device(resolve(device)))).tolist()
+    shown: list[str | None] = [str(path) for path in images] or [None]
+    return [
+        {"image": i, "instruction": instruction, "action": a} for i, a in zip(shown, actions, strict=True)
+    ]
+
+
+def draw(
+    run: Path | str,
+    text: str,
+    out: Path | str,
+    seed: int = 0,
+    device: str = "auto",
+    guidance: float | None = None,
+) -> Path:
     """A run's picture of a text, written to ``out``, a PNG, JPEG or WebP by its name; equal seeds give equal pictures.
 
-    Raises UserError where the system does not draw, the text is empty, or the file cannot be written.
+    Raises UserError where ``painted`` does or the file cannot be written.
     """
     from PIL import Image
 
     out = Path(out)
     if out.suffix.lower() not in _PICTURES:
         raise UserError(f"{out} does not say what kind of picture it is; end it in {', '.join(_PICTURES)}")
-    if not text.strip():
-        raise UserError("there is nothing to draw; give --draw TEXT")
-    system: Any = load(run, device)
-    view = system.view
-    if not isinstance(system, Draws):
-        name = loop.load_recipe(RunFolder.open(Path(run))).system
-        raise UserError(f"{name} draws no pictures; `oculex show {name}` tells what it does")
-    where = torch.device(resolve(device))
-    batch = to(collate([view({"id": "the text", "caption": text}, None)]), where)
-    with torch.inference_mode():
-        (picture,) = system.draw(batch, torch.Generator(where).manual_seed(seed))
+    name = loop.load_recipe(RunFolder.open(Path(run))).system
+    picture = painted(load(run, device), name, text, seed, guidance)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()).save(out)
+        Image.fromarray(picture).save(out)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}") from error
     return out
+
+
+def painted(system: Any, name: str, text: str, seed: int = 0, guidance: float | None = None) -> np.ndarray:
+    """A system's picture of a text, uint8 [H, W, 3]. ``guidance``: how closely it keeps to the text; None: as configured.
+
+    ``name``: of the system, for errors. Raises UserError where it does not draw, has no guidance, or the text is empty.
+    """
+    if not text.strip():
+        raise UserError("there is nothing to draw; say what")
+    if not isinstance(system, Draws):
+        raise UserError(f"{name} draws no pictures; `oculex show {name}` tells what it does")
+    shown: Any = system
+    config, where = shown.config, next(shown.parameters()).device
+    if guidance is not None and not hasattr(config, "guidance"):
+        raise UserError(f"{name} draws without guidance; leave it out")
+    batch = to(collate([shown.view({"id": "the text", "caption": text}, None)]), where)
+    if guidance is not None:
+        shown.config = dataclasses.replace(config, guidance=guidance)
+    try:
+        with torch.inference_mode():
+            (picture,) = shown.draw(batch, torch.Generator(where).manual_seed(seed))
+    finally:
+        shown.config = config
+    return picture.permute(1, 2, 0).cpu().numpy()
 
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -446,15 +543,23 @@ def index(run: Path, images: str, out: Path, device: str = "auto", modality: str
     return len(ids)
 
 
-def search(index: Path, query: str, k: int = 10) -> list[dict[str, Any]]:
-    """The k best images: [{id, score}], score the cosine similarity."""
+def open_index(index: Path) -> tuple[dict[str, Any], np.ndarray]:
+    """({"run", "images", "ids"}, unit-norm embeddings [n, D]) as ``index`` wrote them; UserError where there is none."""
     if not (index / "index.json").is_file():
         raise UserError(f"{index} is not an index; `oculex index RUN --images PATH -o {index}` makes one")
-    facts = read_json(index / "index.json")
+    try:
+        values = np.load(index / "embeddings.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {index / 'embeddings.npy'}: {error}; make the index again") from error
+    return read_json(index / "index.json"), values
+
+
+def search(index: Path, query: str, k: int = 10) -> list[dict[str, Any]]:
+    """The k best images: [{id, score}], score the cosine similarity."""
+    facts, values = open_index(index)
     system: Any = load(facts["run"])
     with torch.no_grad():
         text = system.encode_text(collate([system.view({"id": "query", "caption": query}, None)]))[0].float()
-    values = np.load(index / "embeddings.npy", mmap_mode="r", allow_pickle=False)
     scores = values @ (text / text.norm()).numpy()
     best = np.argsort(-scores)[:k]
     return [{"id": facts["ids"][i], "score": float(scores[i])} for i in best]

@@ -73,14 +73,15 @@ def _rows(source: Source, skipped: list[tuple[str, str]], side: int | None) -> I
             continue
         captions = sample.get("captions") or [text for text in [sample.get("caption")] if text]
         yield {
-            "image": _smaller(picture, side) if side and min(picture.size) > side else _encoded(image),
+            "image": _smaller(picture, side) if side and min(picture.size) > side else encoded(image),
             "captions": list(captions),
             "label": sample.get("label"),
             "id": sample["id"],
         }
 
 
-def _encoded(image: bytes | np.ndarray) -> bytes:
+def encoded(image: bytes | np.ndarray) -> bytes:
+    """A picture as a file: its own bytes, or a PNG of its pixels."""
     if isinstance(image, bytes):
         return image
     buffer = io.BytesIO()

@@ -17,6 +17,12 @@ SCHEMA: dict[str, Key] = {
     "id": Key("str", "", "", "unique within its source; names the sample in records and errors"),
     "epoch": Key("int", "", "", "how often training has drawn this sample before; absent in evaluation"),
     "image": Key("bytes or uint8 array", "[H, W, 3]", "sRGB 0..255", "encoded file, or decoded pixels"),
+    "images": Key(
+        "list of bytes or uint8 arrays",
+        "[n]",
+        "sRGB 0..255",
+        "several pictures that belong together, in order",
+    ),
     "caption": Key("str", "", "", "one text that describes the image"),
     "captions": Key("list[str]", "[n]", "", "several texts of the same image; a view draws one"),
     "label": Key("int", "", "", "class index into the source's class names"),
@@ -64,5 +70,12 @@ SCHEMA: dict[str, Key] = {
         "list[dict]", "[n]", "", "question, answer and kind; answers where several people were asked"
     ),
     "conversation": Key("list[dict]", "[n]", "", "turns in order: role (system, user or assistant) and text"),
+    "instruction": Key("str", "", "", "what a robot is told to do, such as: push the red cube"),
+    "action": Key(
+        "float32 array",
+        "[D]",
+        "the source's ``actions`` tell",
+        "what the robot did next, in its own dimensions",
+    ),
     "question": Key("str", "", "", "what an evaluation asks about the sample; no source has it"),
 }

@@ -11,19 +11,29 @@ from oculex.data.sources.files import is_file, some
 UNDERSTOOD = (
     "a folder with a captions CSV/TSV/JSON/JSONL or with class folders, Parquet, webdataset tars, a Hugging Face "
     "dataset on disk, a text file with one text a line, boxes in COCO's or VOC's files, the JSON files of ARO, "
-    "SugarCrepe, LLaVA, POPE, VQA or P9D, or world"
+    "SugarCrepe, LLaVA, POPE, VQA or P9D, scene graphs of Visual Genome, GQA, CLEVR or ProVision, LeRobot's episodes, "
+    "world, or table"
 )
 
 
 def open_source(spec: str) -> Source:
-    """The source of a path, a glob of tar or Parquet shards, or ``world[:key=value,...]``.
+    """The source of a path, a glob of tar or Parquet shards, ``world[:key=value,...]`` or ``table[:key=value,...]``,
+    or what a system's pipeline makes of another source, ``made:SYSTEM[,option=value,...]:SOURCE``.
 
     Raises UserError that says what was found where nothing is understood.
     """
+    if spec.startswith("made:"):
+        from oculex.data.sources.made import Made
+
+        return Made.of(spec, open_source)
     if spec == "world" or spec.startswith("world:"):
         from oculex.data.sources.embedded import EmbeddedWorld
 
         return EmbeddedWorld.of(spec)
+    if spec == "table" or spec.startswith("table:"):
+        from oculex.data.sources.table import TableEpisodes
+
+        return TableEpisodes.of(spec)
     path = Path(spec).expanduser()
     listing, industry = _of_products(spec)
     if industry and not is_file(path):
@@ -80,6 +90,12 @@ def _file(path: Path) -> Source:
         if kind_of(path):
             return TalkedAbout(str(path), [path])
     if suffix == ".json":
+        from oculex.data.sources.graphs import DrawnGraphs
+        from oculex.data.sources.graphs import kind_of as kind_of_graphs
+
+        if kind_of_graphs(path):
+            return DrawnGraphs(str(path), [path])
+    if suffix == ".json":
         from oculex.data.sources.boxes import BoxedImages, holds_boxes
 
         if holds_boxes(path):
@@ -110,7 +126,12 @@ def _folder(path: Path) -> Source:
     from oculex.data.sources.captions import CaptionedImages, captions_file
     from oculex.data.sources.conversations import TalkedAbout, kind_of
     from oculex.data.sources.folders import ImageFolder
+    from oculex.data.sources.graphs import DrawnGraphs
+    from oculex.data.sources.graphs import kind_of as kind_of_graphs
+    from oculex.data.sources.lerobot import LeRobotEpisodes, is_lerobot
 
+    if is_lerobot(path):
+        return LeRobotEpisodes(path)
     if any(is_file(path / name) for name in ("dataset_info.json", "state.json", "dataset_dict.json")):
         from oculex.data.sources.hub import HubDataset
 
@@ -134,6 +155,9 @@ def _folder(path: Path) -> Source:
     asked = [each for each in tables if kind_of(each)]
     if asked and all("annotations" in each.name for each in tables if each not in asked):
         return TalkedAbout(str(path), asked)
+    drawn = [each for each in tables if kind_of_graphs(each)]
+    if drawn:
+        return DrawnGraphs(str(path), drawn)
     listing = captions_file(path)
     if listing is None:
         return ImageFolder.of(path)

@@ -1,10 +1,10 @@
 """Questions, answers and conversations about images, as their authors publish them.
 
-LLaVA (Liu et al. 2023): a list of ``id``, ``image`` and ``conversations``, turns from human and gpt, where <image> stands
-for the picture; a conversation without a picture is a sample without one. POPE (Li et al. 2023): a row a line with
-``question_id``, ``image``, ``text`` and ``label``. VQA v2 (Goyal et al. 2017): a file of questions, and one of
-annotations with ten people's answers each. Pictures lie beside the file or in a folder there; all questions about a
-picture are one sample.
+LLaVA (Liu et al. 2023): a list of ``id``, ``image`` and ``conversations``, turns from human and gpt, where <image>
+stands for the picture; a conversation without a picture is a sample without one, and one about a list of them has
+``images``. POPE (Li et al. 2023): a row a line with ``question_id``, ``image``, ``text`` and ``label``. VQA v2 (Goyal
+et al. 2017): a file of questions, and one of annotations with ten people's answers each. Pictures lie beside the file
+or in a folder there; all questions about a picture are one sample.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class TalkedAbout:
 
     @cached_property
     def _fingerprint(self) -> str:
-        pictures = dict.fromkeys(picture for picture, _ in self.samples.values() if picture)
+        shown = ([picture, *told.get("images", ())] for picture, told in self.samples.values())
+        pictures = dict.fromkeys(picture for each in shown for picture in each if picture)
         return digest([*map(stamp, self.listings), *((p, *stamp(self.root / p)[1:]) for p in pictures)])
 
     def __len__(self) -> int:
@@ -76,7 +77,9 @@ class TalkedAbout:
         if index >= len(self.keys):
             raise self.bad[index - len(self.keys)]
         picture, told = self.samples[self.keys[index]]
-        image = {"image": read_inside(self.root, picture)} if picture else {}
+        if several := told.get("images"):
+            told = told | {"images": [read_inside(self.root, name) for name in several]}
+        image = {"image": read_inside(self.root, picture)} if picture and not several else {}
         return {"id": self.keys[index], **image, **told}
 
 
@@ -106,12 +109,15 @@ def _llava(listing: Path) -> Iterator[Row | BadSample]:
             if row.get("id") not in (None, ""):
                 key = printable(str(row["id"]), 200)
             picture = row.get("image") or ""
-            if not isinstance(picture, str):
+            names = [picture] if isinstance(picture, str) else picture
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                kind = type(picture).__name__
                 raise BadSample(
-                    key, f"its image is of the type {type(picture).__name__}; one picture is read, by name"
+                    key, f"its image is of the type {kind}; pictures are read by name, one or a list of them"
                 )
             told = [_turn(turn, key) for turn in row["conversations"]]
-            yield key, picture, {"conversation": told}
+            several = {"images": names} if len(names) > 1 else {}
+            yield key, names[0] if names else "", {"conversation": told, **several}
         except BadSample as bad:
             yield bad
 

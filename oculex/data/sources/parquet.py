@@ -1,9 +1,10 @@
-"""Parquet shards with image bytes, or with names of images beside them."""
+"""Parquet shards with image bytes, or with names of images beside them, and what is asked or said about the images."""
 
 from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,15 @@ _MAX_GROUP = 2 << 30
 _MAX_ROWS = 1 << 22
 """Rows of a row group."""
 LABEL_COLUMNS = ("label", "labels", "class", "cls")
+TALK_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "questions": ("question", "answer", "kind"),
+    "conversation": ("role", "text"),
+}
+"""Columns of lists, as `oculex curate` writes them, and the texts that each entry has."""
 
 
 class ParquetShards:
-    """Random access by row group; only the image, caption and label columns are read."""
+    """Random access by row group; only the columns of images, captions, labels and talk are read."""
 
     def __init__(self, paths: list[Path], name: str) -> None:
         self.name, self.paths = name, paths
@@ -47,6 +53,8 @@ class ParquetShards:
         pick = lambda known: next((lowered[each] for each in known if each in lowered), None)  # noqa: E731
         self.image = pick((*IMAGE_COLUMNS, "jpg", "png", "image_bytes", "bytes"))
         self.caption, self.label = pick(CAPTION_COLUMNS), pick(LABEL_COLUMNS)
+        self.talk = tuple(column for column in TALK_COLUMNS if column in schema.names)
+        self.several = "images" if "images" in schema.names and self.image != "images" else None
         if self.image is None and self.caption is None:
             raise UserError(
                 f"{name} has columns {some(schema.names)}; one must hold images and be called image"
@@ -54,7 +62,8 @@ class ParquetShards:
         self.classes = _class_names(schema.metadata or {}, self.label)
 
     def _chosen(self) -> set[str]:
-        return {column for column in (self.image, self.caption, self.label) if column is not None}
+        named = (self.image, self.caption, self.label, self.several, *self.talk)
+        return {column for column in named if column is not None}
 
     def fingerprint(self) -> str:
         return digest([stamp(path) for path in self.paths])
@@ -68,10 +77,16 @@ class ParquetShards:
         key = f"{shard.name}#{index}"
         row = self._row(group, index - int(self._starts[group]), key)
         sample: dict[str, Any] = {"id": printable(key)}
-        if self.image is not None:
+        several: Any = row[self.several] if self.several else None
+        if several:
+            sample["images"] = [_bytes(each, shard, key) for each in several]
+        elif self.image is not None and not (row[self.image] is None and self.talk):
             sample["image"] = _bytes(row[self.image], shard, key)
         if self.caption is not None and (captions := texts(row[self.caption], key)):
             sample["captions"] = captions
+        for column in self.talk:
+            if row[column]:
+                sample[column] = _told(row[column], TALK_COLUMNS[column], key)
         return sample | (label(row[self.label], self.classes, key) if self.label is not None else {})
 
     def _row(self, group: int, row: int, key: str) -> dict[str, Any]:
@@ -142,6 +157,16 @@ def _class_names(metadata: dict[bytes, bytes], column: str | None) -> tuple[str,
         return tuple(printable(str(name), 200) for name in feature["names"])
     except (KeyError, TypeError, ValueError, RecursionError):
         return ()
+
+
+def _told(value: Any, names: tuple[str, ...], key: str) -> list[dict[str, str]]:
+    """A list of entries that have a text of each name. Raises BadSample for anything else."""
+    rows: list[Any] = value if isinstance(value, list) else [None]
+    for each in rows:
+        if not isinstance(each, dict) or not all(isinstance(each.get(name), str) for name in names):
+            raise BadSample(key, f"has an entry without {', '.join(names)}")
+        texts([each[name] for name in names], key)
+    return [{name: each[name] for name in names} for each in rows]
 
 
 def _bytes(value: Any, shard: Path, key: str) -> bytes:
