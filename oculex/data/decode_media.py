@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,42 @@ def frames(video: bytes | np.ndarray, count: int, key: str) -> np.ndarray:
         found = [kept.get(int(number), end) for number in wanted]
         if len({frame.shape for frame in found}) > 1:
             raise BadSample(key, "its frames are of different sizes")
+        return np.stack(found)
+
+
+def frame_at(path: Path, number: int, rate: float, key: str) -> np.ndarray:
+    """uint8 [H, W, 3]: frame ``number`` of a file with ``rate`` frames a second; decoding begins at the key frame before.
+
+    BadSample where the file has no such frame or cannot be read.
+    """
+    av = _av()
+    wanted = number / rate
+    with _named(key, "video"), av.open(str(path), metadata_errors="ignore") as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "NONE"  # workers are the threads
+        if stream.width * stream.height > MAX_FRAME_PIXELS:
+            raise BadSample(key, f"frames of {stream.width} x {stream.height} pixels are over the limit")
+        container.seek(int(wanted / stream.time_base), stream=stream)
+        for count, frame in enumerate(container.decode(stream)):
+            if frame.time is not None and frame.time >= wanted - 0.5 / rate:
+                return _pixels(frame, key)
+            if count > MAX_FRAMES:
+                break
+        raise BadSample(key, f"its video has no frame {number}")
+
+
+def every_frame(video: bytes, most: int, key: str) -> np.ndarray:
+    """uint8 [T, H, W, 3]: all frames of a file that has at most ``most``; BadSample where it has more or none."""
+    with _opened(video, key, "video") as (container, stream):
+        if stream.width * stream.height > MAX_FRAME_PIXELS:
+            raise BadSample(key, f"frames of {stream.width} x {stream.height} pixels are over the limit")
+        found = []
+        for frame in container.decode(stream):
+            found.append(_pixels(frame, key))
+            if len(found) > most:
+                raise BadSample(key, f"has more than {most:,} frames")
+        if not found or len({each.shape for each in found}) > 1:
+            raise BadSample(key, "has no frame, or frames of different sizes")
         return np.stack(found)
 
 

@@ -18,6 +18,13 @@ class HasHeldOut(Protocol):
     def held_out(self) -> Source: ...
 
 
+@runtime_checkable
+class Divides(Protocol):
+    """A source whose samples belong together in groups, such as steps of an episode, which no split may part."""
+
+    def divide(self, share: float) -> tuple[Source, Source | None]: ...
+
+
 class Subset:
     """Samples ``first`` to ``past`` of a source in a pseudo-random order, which ``key`` fixes."""
 
@@ -48,6 +55,8 @@ def split(source: Source, share: float) -> tuple[Source, Source | None]:
         raise UserError(f"data.holdout is a share from 0 up to 1, got {share}")
     if isinstance(source, HasHeldOut):
         return source, source.held_out()
+    if isinstance(source, Divides):
+        return source.divide(share)
     held = min(round(len(source) * share), LIMIT)
     if share > 0 and held == 0:
         held = min(1, len(source) - 1)

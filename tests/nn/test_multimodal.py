@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from oculex.data.collate import Ragged
 from oculex.data.packing import Rows, lay
-from oculex.nn.generate import generate
+from oculex.nn.generate import Choice, generate
 from oculex.nn.language import LanguageConfig, language_model
 from oculex.nn.multimodal import answer_losses, answers, interleave
 
@@ -126,7 +126,7 @@ def test_draws_follow_the_models_probabilities():
     x = lm.get_input_embeddings()(torch.tensor([[5, 9]]))
     p = F.softmax(lm(inputs_embeds=x).logits[0, -1] / 2.0, -1)
     g = torch.Generator().manual_seed(0)
-    drawn = generate(lm, x.expand(4000, -1, -1), torch.full((4000,), 2), -1, 1, 2.0, g)
+    drawn = generate(lm, x.expand(4000, -1, -1), torch.full((4000,), 2), -1, 1, Choice(2.0, g))
     share = torch.bincount(torch.tensor(drawn)[:, 0], minlength=60) / 4000
     torch.testing.assert_close(share, p, atol=0.03, rtol=0)
     with pytest.raises(ValueError, match="exceed the 64 positions"):

@@ -1,0 +1,319 @@
+"""RT-2: Vision-Language-Action Models Transfer Web Knowledge to Robotic Control.
+
+Anthony Brohan, Noah Brown, Justice Carbajal, Yevgen Chebotar et al. (Google DeepMind). CoRL 2023 (arXiv 2307.15818).
+
+A robot's action is a short text: whether to end the episode, six displacements of the end effector, and how far the
+gripper is open, each a number of one of 256 bins and each one token. So a language model with eyes learns to act as it
+learns to answer, on episodes of robots and on questions about images of the web at once (co-fine-tuning). Where an
+instruction asks for an action, only tokens of actions can be chosen, so every answer can be carried out. The loop is
+closed: each action is followed by the next picture.
+
+Symbols: D is the number of dimensions of an action, 8 in the paper.
+
+Departures. PaLI-X and PaLM-E are not public, so the paper's presets take a public image tower and language model of
+about their sizes; which tokens stand for bins is as in either of them (``action_tokens``). The bins are RT-1's published
+ones, which the paper says it follows; it gives no code. Pictures are square crops, and a step sees one of them. Chain of
+thought (section 4.4) is learnt where ``conversation`` samples show it; no data for it are made here. The preset ``tiny``
+is ours: fewer bins, a simulated table in place of a kitchen, the embedded world in place of the web.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from oculex.contracts import (
+    Arm,
+    Assets,
+    BadSample,
+    Batch,
+    Claim,
+    Data,
+    Evaluation,
+    Init,
+    Optimizer,
+    Plugin,
+    Recipe,
+    Sample,
+    Schedule,
+    Source,
+    Stage,
+    System,
+    UserError,
+)
+from oculex.data.actions import action_space
+from oculex.data.chat import Encoded, Turn
+from oculex.data.views import captions, image_view
+from oculex.nn.actions import ACTION_TOKENS, ActionTokens
+from oculex.nn.generate import generate
+from oculex.nn.visual_language import VisualLanguageConfig, VisualLanguageModel
+
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message.role == 'assistant' %}A: {{ message.content }}{{ eos_token }}"
+    "{% else %}Q: {{ message.content }} {% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}A:{% endif %}"
+)
+"""The form of visual question answering that robot data is turned into (section 3.2)."""
+COUNTED = 500
+"""Samples of each source whose texts tell which tokens are used least."""
+
+
+@dataclass(frozen=True)
+class RT2Config(VisualLanguageConfig):
+    connector: str = "mlp"
+    template: str = TEMPLATE
+    bins: int = 256
+    """Of each dimension of an action."""
+    dimensions: int = 8
+    """Of an action."""
+    action_tokens: str = "numbers"
+    """numbers: the token of the integer n stands for bin n, as in PaLI-X; least_used: the vocabulary's rarest are
+    overwritten, as in PaLM-E."""
+    instruction: str = "what action should the robot take to {}?"
+    """How the robot is asked; {} is what it is told to do."""
+    pairs: int = 0
+    """Most questions and answers of a sample in one conversation; 0: all that it has."""
+    robot_crop: tuple[float, float] = (0.9, 1.0)
+    """As ``crop``, of what a robot sees."""
+
+
+class RT2(VisualLanguageModel, System):
+    """A language model that sees, and whose words can be deeds."""
+
+    config: RT2Config
+
+    def __init__(self, config: RT2Config, assets: Assets) -> None:
+        super().__init__(config, assets)
+        if config.action_tokens not in ACTION_TOKENS:
+            raise UserError(
+                f"action_tokens={config.action_tokens!r} is not one of {', '.join(ACTION_TOKENS)}"
+            )
+        self.actions = ActionTokens(config.dimensions, config.bins)
+        self._prompts: dict[tuple[str, bool], Encoded] = {}
+        sources = assets.sources()
+        space = action_space(sources)
+        if space is not None:
+            choose = ACTION_TOKENS[config.action_tokens]
+            self.actions.settle(space, choose(self.tokenizer, config.bins, self._texts(sources)))
+
+    @classmethod
+    def build(cls, config: RT2Config, assets: Assets) -> RT2:
+        return cls(config, assets)
+
+    def view(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, Any]:
+        """Of a robot's sample what it sees and is told, and the tokens of what it does, which are learnt; anything else
+        as a language model with eyes reads it.
+
+        Without ``rng`` the instruction alone.
+        """
+        told = sample.get("instruction")
+        if told is None:
+            return super().view(sample, rng)
+        c = self.config
+        view = image_view(sample, rng, c.image_size, c.robot_crop)
+        asked = self._asked(told, bool(view), sample["id"])
+        if rng is None:
+            return view | {"tokens": asked.tokens, "visual": asked.visual}
+        if "action" not in sample:
+            raise BadSample(
+                sample["id"], "tells a robot what to do and has no action, which this system trains on"
+            )
+        done = [*self.actions.encode(sample["action"]), self.tokenizer.end]
+        none = [0] * len(done)
+        whole = Encoded([*asked.tokens, *done], [0] * len(asked) + [1] * len(done), [*asked.visual, *none])
+        if len(whole) > c.context:
+            raise BadSample(sample["id"], f"takes {len(whole)} tokens, more than context={c.context}")
+        return view | {"tokens": whole.tokens, "visual": whole.visual, "trained": whole.trained}
+
+    def act(self, batch: Batch) -> Float[Tensor, "b d"]:
+        """The likeliest action of those that there are, dimension by dimension."""
+        text = batch["tokens"]
+        visual = self.encode(batch)["visual"] if "image" in batch else None
+        prompts = self.embedded(batch, visual)
+        vocabulary, end = self.language.get_output_embeddings().out_features, self.tokenizer.end
+        allowed = self.actions.allowed(vocabulary, end)
+        said = generate(self.language, prompts, text.lengths, end, len(allowed), allowed=allowed)
+        return torch.from_numpy(self.actions.decode(said)).to(prompts.device)
+
+    def _pairs(self, sample: Sample, rng: np.random.Generator) -> list[tuple[str, str]]:
+        return super()._pairs(sample, rng)[: self.config.pairs or None]
+
+    def _asked(self, told: str, sees: bool, key: str) -> Encoded:
+        """What is read before an action is said; an episode's steps ask the same."""
+        if (told, sees) not in self._prompts:
+            image = self._around() if sees else ()
+            turn = Turn("user", (*image, self.config.instruction.format(told)))
+            if len(self._prompts) > COUNTED:
+                self._prompts.clear()
+            self._prompts[told, sees] = self.chat.prompt([turn], [self.visual] if sees else [], key)
+        return self._prompts[told, sees]
+
+    def _texts(self, sources: tuple[Source, ...]) -> Iterator[str]:
+        """What is said in the training data and to the robot."""
+        for source in sources:
+            for sample in islice(_readable(source), COUNTED):
+                yield from captions(sample)
+                for each in sample.get("questions") or ():
+                    yield f" {each['question']} {each['answer']}"
+                for turn in sample.get("conversation") or ():
+                    yield turn["text"]
+                if "instruction" in sample:
+                    yield self.config.instruction.format(sample["instruction"])
+
+
+def _readable(source: Source) -> Iterator[Sample]:
+    for index in range(len(source)):
+        try:
+            yield source[index]
+        except BadSample:
+            continue  # counted and named when it is trained on
+
+
+# ------------------------------------------------------------------------------------------------- presets
+
+SEES: Mapping[str, Any] = {
+    "image_tower": "vit", "image_size": 48, "patch": 8, "width": 96, "layers": (2,), "heads": 3,
+    "language": "llama", "language_width": 64, "language_layers": 3, "language_heads": 4, "context": 96,
+    "vocabulary": 512, "tokenizer": "from:rt2:tiny_web", "after_image": "", "instruction": "robot: {}", "pairs": 1,
+    "robot_crop": (1.0, 1.0), "bins": 21, "action_tokens": "least_used",
+}  # fmt: skip
+"""Patches of 8 pixels, so that a hand and what it goes for are told apart, and a small language model that reads them."""
+WEB = "world:most=3,part=1/4,captions=1,keys=questions,scenes=4000"
+"""What stands for the web: scenes of the embedded world with a caption and questions, of 48 concepts."""
+ROBOT = "table:size=64"
+"""Demonstrations with 20 concepts of these 48; five more, also among them, no robot has met."""
+STEPS = "1000steps"
+"""Of co-fine-tuning, 32 demonstrated steps in each."""
+PARTS = (("image.", "image."), ("connector.", "connector."), ("language.", "language."))
+"""What the paper's model is before it meets a robot: a language model with eyes."""
+
+
+def _tiny_web() -> Recipe:
+    """A language model with eyes that has met no robot: questions about the embedded world alone."""
+    return Recipe(
+        system="rt2",
+        model=RT2Config(**{**SEES, "tokenizer": "corpus:512"}),
+        budget="600steps",
+        batch=64,
+        precision="32-true",
+        optimizer=Optimizer(lr=3e-3, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.05, clip_norm=1.0),
+        stages=(Stage("pretrain", schedule=Schedule("cosine", warmup=0.05)),),
+        data=Data(sources=(WEB,)),
+        evaluation=Evaluation(tasks=("vqa",), limit=200),
+    )
+
+
+def _tiny() -> Recipe:
+    """That one goes on with demonstrations on the simulated table and with what it learnt before, half of either as
+    PaLI-X does (appendix B), minutes on two CPU cores."""
+    recipe = _tiny_web()
+    return replace(
+        recipe,
+        model=RT2Config(**SEES),
+        budget=STEPS,
+        init=Init("rt2:tiny_web", PARTS),
+        optimizer=replace(recipe.optimizer, lr=2e-3),
+        stages=(Stage("co-fine-tune", schedule=Schedule("cosine", warmup=0.05)),),
+        data=Data(sources=(f"{WEB}@1", f"{ROBOT}@1")),
+        evaluation=Evaluation(on=tuple(JUDGED), tasks=("control",)),
+    )
+
+
+JUDGED = (f"{ROBOT},split=test", f"{ROBOT},split=test,part=unseen")
+"""Held-out tables of concepts that robots have met, and of those that they have not."""
+
+
+def _paper(language: str, tower: Mapping[str, Any], init: Init, lr: float, batch: int, steps: int) -> Recipe:
+    """Hyper-parameters of the paper's appendix E; a public model takes the place of one that is not. The data are yours
+    to name, robots' with half of the weight for PaLI-X, two thirds for PaLM-E: --data WEB@1 ROBOT@1, or ROBOT@2."""
+    model = RT2Config(
+        **tower,
+        blocks_left_out=1,
+        language=language,
+        vocabulary=32_000,
+        context=2048,
+        tokenizer=f"hub:{language}",
+        action_tokens="least_used",  # Llama's tokens have no integers of their own
+    )
+    return Recipe(
+        system="rt2",
+        model=model,
+        budget=f"{steps}steps",
+        batch=batch,
+        strategy="fsdp",
+        init=init,
+        optimizer=Optimizer(lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, clip_norm=1.0),
+        stages=(Stage("co-fine-tune", schedule=Schedule("constant", warmup=1000)),),
+        data=Data(sources=(), workers=8),
+        evaluation=Evaluation(tasks=("control", "imitation", "vqa")),
+    )
+
+
+CLIP_L: Mapping[str, Any] = {"image_size": 336, "patch": 14, "width": 1024, "layers": (24,), "heads": 16}
+EVA_G: Mapping[str, Any] = {"image_tower": "eva_giant_patch14_clip_224", "image_size": 224}
+_CLIP = Init("open_clip:ViT-L-14-336-quickgelu/openai")
+_EVA = Init("timm:eva_giant_patch14_clip_224.laion400m", (("model.", "image.model."),))
+
+# -------------------------------------------------------------------------------------------------- claims
+
+
+_ARMS = {
+    "co-fine-tuning": {"data.sources": [f"{WEB}@1", f"{ROBOT}@1"], "batch": 64},
+    # as many robot samples in as many updates: half of the batch, and nothing else
+    "robot data alone": {"data.sources": [ROBOT], "batch": 32},
+}
+
+
+def _compared(name: str, statement: str, paper: str, metric: str, at_least: float) -> Claim:
+    return Claim(
+        name,
+        statement,
+        paper,
+        arms=tuple(Arm(arm, metric, set=changes) for arm, changes in _ARMS.items()),
+        treatment="co-fine-tuning",
+        control="robot data alone",
+        at_least=at_least,
+        budget=STEPS,
+    )
+
+
+CLAIMS = (
+    _compared(
+        "unseen_objects",
+        "A robot that goes on learning from images of the web while it learns from demonstrations does more of what it "
+        "is told with things that no demonstration has shown.",
+        "unseen objects (easy, hard): 60 % and 38 % against 24 % and 38 % of PaLI-X 5B, 70 % and 62 % against 60 % and "
+        "62 % of 55B (table 6)",
+        "unseen-table/control/success",
+        0.0,
+    ),
+    _compared(
+        "seen_objects",
+        "It pays for that by at most five points with the things that demonstrations have shown.",
+        "seen tasks 91 % and 93 %, 92 % of RT-1, which learns from robot data alone (table 4)",
+        "table/control/success",
+        -0.05,
+    ),
+)
+
+SYSTEM = Plugin(
+    system=RT2,
+    config=RT2Config,
+    presets={
+        "tiny": _tiny,
+        "tiny_web": _tiny_web,
+        "pali_x_5b": partial(_paper, "lmsys/vicuna-7b-v1.5", CLIP_L, _CLIP, 1e-3, 2048, 270_000),
+        "palm_e_12b": partial(_paper, "lmsys/vicuna-13b-v1.5", EVA_G, _EVA, 4e-4, 512, 1_000_000),
+        "pali_x_55b": partial(_paper, "huggyllama/llama-65b", EVA_G, _EVA, 1e-3, 2048, 80_000),
+    },
+    claims=CLAIMS,
+)
