@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from oculex.claims.verdict import COMPARISONS, MEASURES, Curve, better, reached,
 from oculex.contracts import Arm, Claim, Recipe, UserError
 from oculex.evaluation import as_json, stream
 from oculex.evaluation.statistics import over_seeds
-from oculex.training import memory, plan, recipes
+from oculex.training import memory, operations, plan, recipes
 from oculex.training.folder import RunFolder, finished, machine, read_lines
 
 Changes = Mapping[str, Any]
@@ -24,6 +23,7 @@ Changes = Mapping[str, Any]
 
 FACTS: dict[str, Callable[[RunFolder], float]] = {
     "train/optimizer_state_bytes": memory.optimizer_state,
+    "train/operations_per_sample": operations.per_sample,
     "stream/final_recall": lambda run: stream.final_recall(run.records),
     "stream/backward_transfer": lambda run: stream.backward_transfer(run.records),
 }
@@ -76,11 +76,10 @@ def judge(system: str, claim: Claim, out: Path) -> dict[str, Any]:
     values = {
         name: [MEASURES[claim.measure](curve, claim) for curve in each] for name, each in curves.items()
     }
-    pairs = list(zip(values[claim.treatment], values[claim.control], strict=True))
-    effect = COMPARISONS[claim.compare](pairs)
+    effect = COMPARISONS[claim.compare](values, claim)
     missed = {name: [not reached(curve, claim) for curve in each] for name, each in curves.items()}
     counts = claim.measure == "samples_to"
-    both = zip(missed[claim.treatment], missed[claim.control], strict=True)
+    both = zip(missed[claim.treatment], missed[claim.control], strict=True) if counts else ()
     return {
         "name": claim.name,
         "system": system,
@@ -91,6 +90,7 @@ def judge(system: str, claim: Claim, out: Path) -> dict[str, Any]:
         "compare": claim.compare,
         "treatment": claim.treatment,
         "control": claim.control,
+        "minus": list(claim.minus),
         "at_least": claim.at_least,
         "verdict": verdict(effect, claim.at_least, silent=sum(map(all, both)) if counts else 0),
         "measure": claim.measure,
@@ -218,12 +218,12 @@ def _trained(system: str, claim: Claim, arm: Arm, changes: Changes, out: Path) -
     if arm.starts_from:
         first = next(each for each in claim.arms if each.name == arm.starts_from)
         changes = {**changes, "init.run": str(_trained(system, claim, first, changes, out).path)}
-    return _run(_recipe(system, claim, arm, changes), f"{claim.name}: {arm.name}", out)
+    return kept_run(_recipe(system, claim, arm, changes), f"{claim.name}: {arm.name}", out)
 
 
-def _run(recipe: Recipe, about: str, out: Path) -> RunFolder:
+def kept_run(recipe: Recipe, about: str, out: Path) -> RunFolder:
     """The run of a recipe, which is its name: finished before, gone on with, or begun. Claims share equal runs."""
-    digest = hashlib.sha256(json.dumps(recipes.to_tree(recipe), sort_keys=True).encode()).hexdigest()[:12]
+    digest = hashlib.sha256(recipes.identity(recipe).encode()).hexdigest()[:12]
     folder = RunFolder(out / "runs" / f"{recipe.system}-{digest}")
     if finished(folder):
         return folder

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from oculex.contracts import Claim
+import numpy as np
+
+from oculex.contracts import Arm, Claim
+from oculex.evaluation.ranking import mean_agreement
 from oculex.evaluation.statistics import Estimate, over_seeds
 
 Curve = list[tuple[float, float]]
@@ -53,6 +56,38 @@ def ratio(pairs: Pairs) -> Estimate:
     return Estimate(_exp(log.value), _exp(log.low), _exp(log.high), log.n)
 
 
+def pairs(values: Mapping[str, Sequence[float]], claim: Claim) -> Pairs:
+    """What is compared, seed by seed. (t - c) - (t' - c') is (t - t') - (c - c'), so the arms of ``minus`` are taken off
+    the claim's own."""
+    sides = [values[claim.treatment], values[claim.control]]
+    if claim.minus:
+        sides = [
+            [a - b for a, b in zip(side, values[name], strict=True)]
+            for side, name in zip(sides, claim.minus, strict=True)
+        ]
+    return list(zip(*sides, strict=True))
+
+
+def correlation(values: Mapping[str, Sequence[float]], claim: Claim) -> Estimate:
+    """How alike the metrics of a claim order its candidates, the mean of Spearman's correlation over any two metrics.
+
+    ValueError where a candidate has not each metric once.
+    """
+    candidates = list(dict.fromkeys(_candidate(claim, arm) for arm in claim.arms))
+    metrics = list(dict.fromkeys(arm.metric for arm in claim.arms))
+    at = {(_candidate(claim, arm), arm.metric): arm.name for arm in claim.arms}
+    if len(at) < len(claim.arms) or len(at) < len(candidates) * len(metrics):
+        raise ValueError(f"claim {claim.name}: every candidate needs an arm for each of {', '.join(metrics)}")
+    tables = np.array([[values[at[candidate, metric]] for metric in metrics] for candidate in candidates])
+    return over_seeds([float(mean_agreement(tables[..., seed])) for seed in range(tables.shape[2])])
+
+
+def _candidate(claim: Claim, arm: Arm) -> str:
+    """What an arm is trained as, which several arms can share."""
+    first = next(each for each in claim.arms if each.name == (arm.weights_of or arm.name))
+    return repr((first.system, first.preset, sorted(first.set.items()), first.starts_from))
+
+
 def verdict(effect: Estimate, at_least: float, silent: int = 0) -> str:
     """Holds where the whole interval lies beyond ``at_least``, does not where it lies below.
 
@@ -74,4 +109,9 @@ MEASURES: dict[str, Callable[[Curve, Claim], float]] = {
 }
 SIGNS = {"final": 1, "final_loss": -1, "samples_to": -1}
 """Whether more of a measure is better."""
-COMPARISONS: dict[str, Callable[[Pairs], Estimate]] = {"difference": difference, "ratio": ratio}
+COMPARISONS: dict[str, Callable[[Mapping[str, Sequence[float]], Claim], Estimate]] = {
+    "difference": lambda values, claim: difference(pairs(values, claim)),
+    "ratio": lambda values, claim: ratio(pairs(values, claim)),
+    "rank_correlation": correlation,
+}
+"""From each arm's values, seed by seed, to the effect."""

@@ -117,8 +117,8 @@ def _reread(values: Tensor, like: Tensor) -> Tensor:
 class GroundingHead(nn.Module):
     """From the image tower's last three maps and the text's tokens to boxes and how they fit the tokens.
 
-    ``channels`` are the maps', ``memory`` the width of the tokens. Every position has one anchor, a square
-    (``anchors``).
+    ``channels`` are the maps', ``memory`` the width of the tokens, ``log_scale`` the log of what dot products are divided
+    by at the start. Every position has one anchor, a square (``anchors``).
     """
 
     def __init__(
@@ -129,6 +129,7 @@ class GroundingHead(nn.Module):
         blocks: int = 6,
         groups: int = 16,
         deformable: bool = True,
+        log_scale: float = 0.0,
     ) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(each) for each in channels)
@@ -141,7 +142,7 @@ class GroundingHead(nn.Module):
         self.scales = nn.Parameter(torch.ones(LEVELS))
         self.project = nn.Linear(memory, width)
         self.word_bias = nn.Parameter(torch.zeros(memory))
-        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.log_scale = nn.Parameter(torch.tensor(log_scale))
         self.bias = nn.Parameter(torch.tensor(math.log(PRIOR / (1 - PRIOR))))
 
     def forward(self, maps: Sequence[Float[Tensor, "b _ _ _"]], text: Float[Tensor, "b t e"]) -> Found:

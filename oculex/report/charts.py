@@ -107,6 +107,79 @@ def interval(
     )
 
 
+def scatter(
+    points: Mapping[str, Point], x: str, y: str, *, size: tuple[int, int] = NARROW, level: float | None = None
+) -> str:
+    """Named points (x, y, low, high) with their intervals, x on a scale of powers; each name stands beside its point.
+
+    ``level`` is a horizontal line. Empty where no point is finite.
+    """
+    kept = {
+        name: [float(v) for v in p] for name, p in points.items() if all(map(math.isfinite, p)) and p[0] > 0
+    }
+    if not kept:
+        return ""
+    ys = [v for p in kept.values() for v in p[1:]] + ([level] if level is not None else [])
+    y_ticks = ticks(min(ys), max(ys), max(3, size[1] // 60))
+    labels = tick_texts(y_ticks)
+    low, high = (math.log10(f(p[0] for p in kept.values())) for f in (min, max))
+    air = max(0.15, 0.1 * (high - low))
+    left, right, top, bottom = 10 + _LETTER * max(map(len, labels)), size[0] - 10.0, 10, size[1] - 36
+    sx, sy = _scale(low - air, high + air, left, right), _scale(y_ticks[0], y_ticks[-1], bottom, top)
+    told = "; ".join(f"{name}: {p[1]:.3g} at {number_of(p[0])}" for name, p in kept.items())
+    parts = [
+        f'<svg class="chart" viewBox="0 0 {size[0]} {size[1]}" role="img" tabindex="0" '
+        f'aria-label="{escape(f"{y} against {x}. {told}")}">'
+    ]
+    for tick, label in zip(y_ticks, labels, strict=True):
+        parts.append(f'<path class="grid" d="M{left:.1f} {sy(tick):.1f}H{right:.1f}"/>')
+        parts.append(f'<text x="{left - 7:.1f}" y="{sy(tick) + 4:.1f}" text-anchor="end">{label}</text>')
+    for tick in _powers(low - air, high + air, size[0] // 70):
+        at = sx(math.log10(tick))
+        parts.append(f'<text x="{at:.1f}" y="{size[1] - 20}" text-anchor="middle">{number_of(tick)}</text>')
+    parts.append(f'<text x="{right:.1f}" y="{size[1] - 4}" text-anchor="end">{escape(x)}</text>')
+    if level is not None:
+        parts.append(f'<path class="level" d="M{left:.1f} {sy(level):.1f}H{right:.1f}"/>')
+    taken: list[tuple[float, float, float]] = []
+    for n, (name, (at, value, least, most)) in enumerate(kept.items()):
+        cx, cy, text = sx(math.log10(at)), sy(value), _short(name)
+        wide = _BOLD * len(text)
+        beside = cx + 8 + wide <= right
+        start = cx + 8 if beside else max(left, cx - 8 - wide)
+        height = _free(taken, start, start + wide, cy + 4)
+        taken.append((start, start + wide, height))
+        parts.append(
+            f'<g class="s{n % COLOURS}"><path class="line" d="M{cx:.1f} {sy(least):.1f}V{sy(most):.1f}"/>'
+            f'<circle class="dot" cx="{cx:.1f}" cy="{cy:.1f}" r="4"/></g>'
+            f'<text class="name s{n % COLOURS}" x="{start:.1f}" y="{height:.1f}">{escape(text)}</text>'
+        )
+    return "".join(parts) + "</svg>"
+
+
+def number_of(value: float) -> str:
+    """A count, short: 850, 12k, 3.4M, 1.2G."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def _powers(low: float, high: float, most: int) -> list[float]:
+    """1, 2 and 5 times powers of ten between two logarithms, thinned to at most ``most``."""
+    every = [m * 10.0**n for n in range(math.floor(low), math.ceil(high) + 1) for m in (1, 2, 5)]
+    inside = [v for v in every if low <= math.log10(v) <= high]
+    return inside[:: max(1, -(-len(inside) // max(1, most)))]
+
+
+def _free(taken: Sequence[tuple[float, float, float]], start: float, stop: float, y: float) -> float:
+    """The height nearest to ``y`` at which a text from start to stop touches none that stands."""
+    for step in range(40):
+        for height in (y - 7 * step, y + 7 * step):
+            if all(stop < a or start > b or abs(height - c) >= 13 for a, b, c in taken):
+                return height
+    return y
+
+
 def heat(counts: np.ndarray, names: Sequence[str], groups: Sequence[tuple[str, int]], label: str) -> str:
     """A confusion matrix, counts [truth, answer]: each cell as its share of the row; mistakes in a colour.
 

@@ -203,7 +203,9 @@ def test_written_claims_can_be_run(system, claim):
     """Fields exist, arms are trained and judged alike, and the budget does not depend on the machine's load."""
     experiment.check(system, claim)
     names = [arm.name for arm in claim.arms]
-    assert {claim.treatment, claim.control} <= set(names)
+    asked = {claim.treatment, claim.control, *claim.minus} - {""}
+    assert asked <= set(names)
+    assert len(asked) >= 2 or claim.compare == "rank_correlation"
     assert len(set(names)) == len(names)
     assert all(not arm.weights_of or arm.weights_of in names for arm in claim.arms)
     assert len(claim.seeds) >= 3

@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from oculex.contracts import BadSample, Sample, UserError, printable
+from oculex.data.masks import OUTSIDE, painted_mask
 from oculex.data.sources.captions import TRIED, image_root
 from oculex.data.sources.files import digest, is_file, openable, read_inside, stamp, texts
 
@@ -38,6 +39,10 @@ class Boxed:
     captions: list[str] = field(default_factory=list)
     means: list[list[list[int]]] = field(default_factory=list)
     """For each box the spans of the caption that mean it; empty where nothing does."""
+    outlines: list[list[np.ndarray]] = field(default_factory=list)
+    """For each box the polygons x0 y0 x1 y1 ... of its object; empty where the file has none."""
+    size: tuple[int, int] | None = None
+    """Width and height of the picture in pixels, where the file tells."""
 
 
 class BoxedImages:
@@ -90,6 +95,7 @@ class BoxedImages:
                 row.boxes.append(box)
                 row.labels.append(classes.index(name))
                 row.ignored.append(hard)
+                row.outlines.append([])
             rows.append(row)
         return cls(str(folder), folder / "Annotations", folder, classes, rows)
 
@@ -100,6 +106,17 @@ class BoxedImages:
     def _fingerprint(self) -> str:
         told = ((row.name, row.boxes, row.labels, *stamp(self.root / row.name)[1:]) for row in self.rows)
         return digest(chain([stamp(self.listing)], told))
+
+    @cached_property
+    def outlined(self) -> bool:
+        """Whether the file outlines every object that counts, so that pixels have classes too."""
+        known = [
+            bool(outline)
+            for row in self.rows
+            for outline, ignored in zip(row.outlines, row.ignored, strict=True)
+            if not ignored
+        ]
+        return bool(known) and all(known) and 0 < len(self.classes) < OUTSIDE
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -117,6 +134,8 @@ class BoxedImages:
         }
         if self.classes:
             sample["box_labels"] = np.array(row.labels, np.int64)
+        if self.outlined and row.size is not None:
+            sample["semantic"] = painted_mask(row.size, row.outlines, row.boxes, row.labels, row.ignored)
         if row.captions:
             sample["captions"] = row.captions
         if any(row.means):
@@ -165,6 +184,8 @@ def _coco(tree: Mapping[str, Any]) -> tuple[list[str], list[Boxed]]:
     for name, image in zip(names, tree["images"], strict=True):
         row = Boxed(name, name if alone else f"{name}#{image['id']}")
         row.captions = texts(image.get("caption"), row.id)
+        if image.get("width") and image.get("height"):
+            row.size = int(image["width"]), int(image["height"])
         rows[image["id"]] = row
     for each in tree["annotations"]:
         row = rows[each["image_id"]]
@@ -172,9 +193,18 @@ def _coco(tree: Mapping[str, Any]) -> tuple[list[str], list[Boxed]]:
         row.boxes.append([x, y, x + width, y + height])
         row.labels.append(label.get(each.get("category_id"), -1))
         row.ignored.append(bool(each.get("iscrowd", 0)))
+        row.outlines.append(_polygons(each.get("segmentation")))
         spans = each.get("tokens_positive") or [] if row.captions else []
         row.means.append([[int(start), int(end)] for start, end in spans])
     return [] if means else [str(name) for name in categories.values()], list(rows.values())
+
+
+def _polygons(segmentation: Any) -> list[np.ndarray]:
+    """COCO's polygons; run lengths, which it has for crowds alone, are none."""
+    if not isinstance(segmentation, list):
+        return []
+    found = [np.asarray(each, np.float32) for each in segmentation]
+    return [each for each in found if each.ndim == 1 and len(each) >= 6 and np.isfinite(each).all()]
 
 
 def _voc(path: Path) -> Iterator[tuple[str, list[float], bool]]:

@@ -44,6 +44,16 @@ _SENSED_BY = ("sensors",)
 """Those that all else comes from."""
 
 
+_REMEMBERED = ("instances", "semantic", "boxes", "box_labels")
+"""Keys that are small arrays, of which nothing is drawn, and that a camera has to look for: a process remembers them, so
+that an epoch, or another run, spares the look."""
+
+
+@lru_cache(maxsize=1 << 15)
+def _looked_at(scene: Scene, size: int, key: str) -> np.ndarray:
+    return SENSORS[key](scene, size, generator(0))
+
+
 @dataclass(frozen=True)
 class WorldSpec:
     """world:key=value,... Equal specs give equal samples on every machine."""
@@ -157,6 +167,14 @@ class EmbeddedWorld:
         """Scenes of the test split, of the same kind."""
         return EmbeddedWorld(self.world.held_out(), self.name)
 
+    def shifted(self) -> dict[str, EmbeddedWorld]:
+        """The same scenes in every other domain, by its name."""
+        return {
+            domain: EmbeddedWorld(replace(self.world, domain=domain), self.name)
+            for domain in DOMAINS
+            if domain != self.world.domain
+        }
+
     def fingerprint(self) -> str:
         return digest([self.world, _version(), *filter(None, [self.world.part])])
 
@@ -175,10 +193,16 @@ class EmbeddedWorld:
         if world.keys:
             scene = self.scene(index)
             for key in world.sensors():
+                if key in _REMEMBERED:
+                    sample[key] = _looked_at(scene, world.size, key).copy()
+                    continue
                 make = partial(SENSORS[key], scene, world.size, generator(world.seed, index, 0x5E))
                 sample[key] = self._kept[key].row(index, make) if key in ARRAYS else make()
             if "box_labels" in sample:
                 sample["box_labels"] = self._classes_of_concepts[sample["box_labels"]]
+            if "semantic" in sample:
+                table = np.concatenate([[0], self._classes_of_concepts + 1]).astype(np.uint8)
+                sample["semantic"] = table[sample["semantic"]]
         return sample
 
     @cached_property
