@@ -77,10 +77,12 @@ class BertLayer(nn.Module):
         x: Float[Tensor, "b n d"],
         seen: Bool[Tensor, "b 1 1 n"] | None,
         image: Float[Tensor, "b m e"] | None = None,
+        image_seen: Bool[Tensor, "b #h #n m"] | None = None,
     ) -> Float[Tensor, "b n d"]:
+        """``image_seen``: which of the image's tokens count, where some are padding."""
         x = self.norm_1(x + self.dropout(self.attention(x, seen)))
         if self.fuses:
-            x = self.norm_2(x + self.dropout(self.cross(x, image)))
+            x = self.norm_2(x + self.dropout(self.cross(x, image, image_seen)))
         return self.norm_3(x + self.dropout(self.down(F.gelu(self.up(x)))))
 
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from oculex.contracts import UserError
 from oculex.data.collate import Ragged
 from oculex.nn.bert import ImageAttention
+from oculex.nn.fusion_on_top import FusionOnTop
 from oculex.nn.image_encoder import ImageEncoder, ImageEncoderConfig
 from oculex.nn.roberta import Roberta, RobertaConfig, alone, drawn_as_berts
 
@@ -35,10 +36,15 @@ class FusionInBackboneConfig(ImageEncoderConfig):
     """Of the image tower's last block."""
     fusion: int = 6
     """Blocks at the end of each tower that look at the other one."""
+    place: str = "backbone"
+    """Where they meet: backbone, or top for as many layers more above both towers, which it is compared with."""
     text_width: int = 768
     text_layers: int = 12
     text_heads: int = 12
     text_dropout: float = 0.1
+    deviation: float = 0.02
+    """Of fresh weights but the image tower's. BERT's 0.02 keeps the size of what passes through several hundred channels;
+    through few it makes next to nothing of it, and gates that start closed then open late."""
     vocabulary: int = 50_265
     positions: int = 514
     tokenizer: str = "hub:FacebookAI/roberta-base"
@@ -117,13 +123,16 @@ class FusionInBackbone(ImageEncoder):
             )
         )
         blocks = [block for _, block in self._blocks()]
+        if c.place not in ("backbone", "top"):
+            raise UserError(f"place={c.place!r} is unknown; known: backbone, top")
         if not 0 < c.fusion <= min(len(blocks) - 1, c.text_layers):
             raise UserError(
                 f"fusion={c.fusion} must be at least 1, leave an image block before it (there are {len(blocks)}) and "
                 f"not exceed text_layers={c.text_layers}"
             )
-        self.below = len(blocks) - c.fusion
-        """Image blocks below the fusion."""
+        inside = c.fusion if c.place == "backbone" else 0
+        self.below, self.text_below = len(blocks) - inside, c.text_layers - inside
+        """Image blocks and text layers below the fusion."""
         last = blocks[self.below :]
         self.to_image = nn.ModuleList(
             Gate(block.dim, block.attn.num_heads, c.text_width, norm=True) for block in last
@@ -131,6 +140,18 @@ class FusionInBackbone(ImageEncoder):
         self.to_text = nn.ModuleList(
             Gate(c.text_width, c.text_heads, block.dim, norm=False, dropout=c.text_dropout) for block in last
         )
+        self.to_each_other: FusionOnTop | None = None
+        if c.place == "top":
+            heads = blocks[-1].attn.num_heads
+            self.to_each_other = FusionOnTop(
+                c.fusion, blocks[-1].dim, heads, c.text_width, c.text_heads, c.text_dropout
+            )
+        self.draw(self.text, self.to_image, self.to_text, *filter(None, [self.to_each_other]))
+
+    def draw(self, *parts: nn.Module) -> None:
+        """Fresh weights of parts, with the configured deviation."""
+        for part in parts:
+            part.apply(partial(drawn_as_berts, deviation=self.config.deviation))
 
     # ---------------------------------------------------------------------------------------- two towers
 
@@ -144,7 +165,7 @@ class FusionInBackbone(ImageEncoder):
 
     def lower_text(self, text: Ragged) -> LowerText:
         x, seen = self.text.embed(text)
-        return LowerText(self.text.through(self.text.layers[: -self.config.fusion], x, seen), text.lengths)
+        return LowerText(self.text.through(self._text_layers()[: self.text_below], x, seen), text.lengths)
 
     def read_image(self, lower: LowerImage) -> Float[Tensor, "b n c"]:
         """The rest of the image tower, alone: its normalised tokens, row by row."""
@@ -155,7 +176,7 @@ class FusionInBackbone(ImageEncoder):
 
     def read_text(self, lower: LowerText) -> Float[Tensor, "b n d"]:
         """The rest of the text tower, alone."""
-        return self.text.through(self.text.layers[-self.config.fusion :], lower.words, lower.seen)
+        return self.text.through(self._text_layers()[self.text_below :], lower.words, lower.seen)
 
     # ------------------------------------------------------------------------------------------- fused
 
@@ -165,10 +186,13 @@ class FusionInBackbone(ImageEncoder):
         """The maps of the stages of the image tower, finest first, and the text's tokens, each having seen the other.
 
         ``last_norm``: whether the last text layer's norm is taken, which the authors' first stage leaves out; that of the
-        image tower is never.
+        image tower is never. On top, both are.
         """
         maps, x, y, seen = list(image.stages), image.map, text.words, text.seen
-        layers: Any = self.text.layers[-self.config.fusion :]
+        if self.to_each_other is not None:
+            patches, y = self.to_each_other(self.read_image(image), y, seen)
+            return [*maps, patches.view_as(x)], y
+        layers = self._text_layers()[self.text_below :]
         gates: Any = list(zip(self.to_image, self.to_text, strict=True))
         for number, (stage, block) in enumerate(self._blocks()[self.below :]):
             if block is stage.blocks[0]:
@@ -185,6 +209,9 @@ class FusionInBackbone(ImageEncoder):
     @property
     def _swin(self) -> Any:
         return self.image.model
+
+    def _text_layers(self) -> list[Any]:
+        return list(self.text.layers)
 
     def _blocks(self) -> list[tuple[Any, Any]]:
         """(stage, block) in order."""

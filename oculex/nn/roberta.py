@@ -109,10 +109,10 @@ class WordHead(nn.Module):
         return self.decoder(self.norm(F.gelu(self.transform(x)))) + self.bias
 
 
-def drawn_as_berts(module: nn.Module) -> None:
-    """Normal of deviation 0.02, biases 0: for ``nn.Module.apply``."""
+def drawn_as_berts(module: nn.Module, deviation: float = 0.02) -> None:
+    """Normal of a deviation, biases 0: for ``nn.Module.apply``."""
     if isinstance(module, (nn.Linear, nn.Embedding)):
-        nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=deviation)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
 

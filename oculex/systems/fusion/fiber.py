@@ -14,25 +14,27 @@ of the batch and the queue; the queue is empty at first, not random. A pair's lo
 and without fusion, are computed once for all three losses. Of the first stage, RoBERTa's pooler, norms that nothing
 uses and the captioning decoder of the downstream tasks are left out. Of the second, pictures are fitted into a square
 instead of a batch's largest rectangle, keep one size and their order of channels, the learning rate falls along a
-cosine instead of in two steps, and DropBlock is left out. The presets ``tiny`` and ``tiny_fine`` are ours.
+cosine instead of in two steps, and DropBlock is left out. The presets ``tiny`` and ``tiny_fine`` are ours; their few
+channels need weights that are drawn wider (``deviation``) and words that count more at the start (``log_scale``).
+``place=top`` is no part of FIBER: what a claim compares it with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from oculex.contracts import (
+    Arm,
     Assets,
-    BadSample,
     Batch,
+    Claim,
     Data,
     Evaluation,
     Features,
@@ -46,14 +48,16 @@ from oculex.contracts import (
     System,
     UserError,
 )
-from oculex.data.boxes import checked, class_prompt, fitted, phrases_of_tokens, picture_size, solid
 from oculex.data.collate import Ragged
+from oculex.data.grounded_view import GroundedView
 from oculex.data.masked_text import hide_words
 from oculex.data.views import squeezed_view, text_view
-from oculex.nn.detection import Found, GroundingHead, anchors, best_boxes, decoded
+from oculex.nn.detection import decoded
+from oculex.nn.fused_boxes import FusedBoxes
+from oculex.nn.fused_pairs import FusedPairs
 from oculex.nn.fusion_in_backbone import FusionInBackbone, FusionInBackboneConfig, LowerImage, LowerText
 from oculex.nn.pair_queue import PairQueue
-from oculex.nn.roberta import WordHead, drawn_as_berts, take_roberta
+from oculex.nn.roberta import take_roberta
 from oculex.objectives.continual import by_text, momentum_contrast
 from oculex.objectives.grounding import assigned, box_loss, centred_loss, centredness, word_loss
 from oculex.objectives.matching import hard_negatives, matching
@@ -86,6 +90,9 @@ class FIBERConfig(FusionInBackboneConfig):
     """Of its group norms."""
     deformable: bool = True
     """Whether its convolutions choose where they look; on a CPU that takes many times as long."""
+    log_scale: float = 0.0
+    """Log of what the dot products of places and words are divided by at the start; it is learned. Over few channels they
+    are small, and which word a place is about shows late; a negative one makes up for it."""
     anchor: float = 8.0
     """Side of a position's anchor, in strides of its level."""
     regions: int = 100
@@ -106,6 +113,7 @@ FINE_FIELDS = (
     "head_blocks",
     "head_groups",
     "deformable",
+    "log_scale",
     "anchor",
     "regions",
     "negatives",
@@ -113,62 +121,42 @@ FINE_FIELDS = (
 )
 
 
-class Pooler(nn.Module):
-    """A tower's vector in a space of its own: tanh(W2 W1 x). ``words`` is W1 alone, of every token."""
-
-    def __init__(self, inside: int, width: int) -> None:
-        super().__init__()
-        self.transform, self.pool = nn.Linear(inside, width), nn.Linear(width, width)
-        self.apply(drawn_as_berts)
-
-    def words(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n d"]:
-        return self.transform(x)
-
-    def forward(self, x: Float[Tensor, "b i"]) -> Float[Tensor, "b d"]:
-        return self.pool(self.transform(x)).tanh()
-
-
 class FIBER(FusionInBackbone, System):
     """What the stages share: towers, gates and a vocabulary."""
 
-    def __init__(self, config: FIBERConfig, assets: Assets) -> None:
-        super().__init__(config)
-        self._assets, name = assets, config.text_foundation
-        if name and assets.sources():  # a finished run has these weights of its own
-            take_roberta(self.text, name)
+    _assets: Assets
 
     @classmethod
     def build(cls, config: FIBERConfig, assets: Assets) -> FIBER:
         if config.stage not in STAGES:
             raise UserError(f"stage={config.stage!r} is unknown; known: {', '.join(STAGES)}")
-        return STAGES[config.stage](config, assets)
+        system = STAGES[config.stage](config)
+        system._assets = assets
+        if config.text_foundation and assets.sources():  # a finished run has these weights of its own
+            take_roberta(system.text, config.text_foundation)
+        return system
 
     @property
     def tokenizer(self) -> Any:
         return self._assets.tokenizer(self.config.tokenizer)
 
-    def represent_image(self, batch: Batch) -> Float[Tensor, "b f"]:
-        """The mean of the image tower's tokens, which have seen no text."""
+    def represent_image(self, batch: Batch) -> Tensor:
+        """[B, F]: the mean of the image tower's tokens, which have seen no text."""
         return self.read_image(self.lower_image(self._normalised(batch["image"]))).mean(dim=1)
 
 
 # -------------------------------------------------------------------------------------------- coarse stage
 
 
-class Coarse(FIBER):
+class Coarse(FusedPairs, FIBER):
     """Pairs of images and texts (section 3.2)."""
 
     gathers = ("image", "text", "lower_image", "lower_text", "pixels", "ids", "lengths")
 
-    def __init__(self, config: FIBERConfig, assets: Assets) -> None:
-        super().__init__(config, assets)
-        c, image = config, self.image.width
-        self.alone_image, self.alone_text = Pooler(image, c.embedding), Pooler(c.text_width, c.embedding)
-        self.fused_image, self.fused_text = Pooler(image, c.embedding), Pooler(c.text_width, c.embedding)
-        self.word_head = WordHead(c.embedding, c.vocabulary)
-        self.match_head = nn.Linear(2 * c.embedding, 2)
-        self.match_head.apply(drawn_as_berts)
-        self.temperature = nn.Parameter(torch.tensor(c.temperature))
+    def __init__(self, config: FIBERConfig) -> None:
+        super().__init__(config)
+        c = config
+        self.temperature = torch.nn.Parameter(torch.tensor(c.temperature))
         self.queue = PairQueue(c.queue, c.embedding, c.image_size, c.context)
         self._seen: tuple[Tensor, ...] | None = None
 
@@ -191,13 +179,12 @@ class Coarse(FIBER):
         text: Ragged = batch["tokens"]
         image, read = self.lower_image(self._normalised(batch["image"])), self.lower_text(text)
         hidden = batch["hidden"].values.bool()
-        _, words = self.fuse(image, self.lower_text(batch["masked"]), last_norm=False)
-        logits = self.word_head(self.fused_text.words(words[hidden])).float()
+        logits = self.hidden_words(image, batch["masked"], hidden)
         missed = F.cross_entropy(logits, text.values[hidden], reduction="none")
         length = self.config.context
         return {
-            "image": self._alone_image(image),
-            "text": self._alone_text(read),
+            "image": self.embed_image(image),
+            "text": self.embed_text(read),
             "words": by_text(missed, hidden),
             "match": self.match(image, read),
             "lower_image": image.map,
@@ -257,135 +244,37 @@ class Coarse(FIBER):
             self.queue.push(*self._seen)
         self._seen = None
 
-    # ------------------------------------------------------------------------------------ capabilities
-
-    def match(self, image: LowerImage, text: LowerText) -> Float[Tensor, "b 2"]:
-        """Logits of "does not belong together" and "does", of an image and a text that have seen each other."""
-        maps, words = self.fuse(image, text, last_norm=False)
-        seen = [self.fused_text(words[:, 0]), self.fused_image(maps[-1].flatten(1, 2).mean(dim=1))]
-        return self.match_head(torch.cat(seen, dim=-1))
-
-    def encode_image(self, batch: Batch) -> Float[Tensor, "b d"]:
-        """Unit norm, without a look at any text."""
-        return self._alone_image(self.lower_image(self._normalised(batch["image"])))
-
-    def encode_text(self, batch: Batch) -> Float[Tensor, "b d"]:
-        """Unit norm, without a look at any image."""
-        return self._alone_text(self.lower_text(batch["tokens"]))
-
-    def score_texts(self, images: Batch, texts: Batch) -> Float[Tensor, "i t"]:
-        """How much likelier than not each image and text belong together, by the fusion encoder."""
-        maps = self.lower_image(self._normalised(images["image"])).map
-        tokens: Ragged = texts["tokens"]
-        tiles = [self.lower_text(tokens[start : start + TILE]) for start in range(0, len(tokens), TILE)]
-
-        def row(own: Tensor) -> Tensor:
-            logits = [
-                self.match(LowerImage(own.expand(len(tile.lengths), -1, -1, -1)), tile) for tile in tiles
-            ]
-            return torch.cat(logits).float() @ torch.tensor([-1.0, 1.0], device=own.device)
-
-        return torch.stack([row(own) for own in maps.split(1)])
-
-    def _alone_image(self, image: LowerImage) -> Tensor:
-        return F.normalize(self.alone_image(self.read_image(image).mean(dim=1)).float(), dim=-1)
-
-    def _alone_text(self, text: LowerText) -> Tensor:
-        return F.normalize(self.alone_text(self.read_text(text)[:, 0]).float(), dim=-1)
-
-
-TILE = 128
-"""Texts that are scored against an image at a time."""
 
 # ---------------------------------------------------------------------------------------------- fine stage
 
 
-class Fine(FIBER):
+class Fine(FusedBoxes, FIBER):
     """Pictures with boxes, and texts whose phrases mean them (section 3.2)."""
 
     gathers = ("answering", "centredness")
-    squares: Tensor
 
-    def __init__(self, config: FIBERConfig, assets: Assets) -> None:
-        super().__init__(config, assets)
-        c = config
-        if len(self.image.strides) < 3:
-            raise UserError(f"image_tower={c.image_tower!r} has fewer than the three stages that find boxes")
-        self.head = GroundingHead(
-            self.image.channels[-3:],
-            c.text_width,
-            c.head_width,
-            c.head_blocks,
-            c.head_groups,
-            c.deformable,
-        )
-        self.levels = anchors(c.image_size, self.image.strides[-3], c.anchor)
-        self.register_buffer("squares", torch.cat(self.levels), persistent=False)
+    @property
+    def _reader(self) -> GroundedView:
+        c = self.config
+        return GroundedView(self.tokenizer, c.image_size, c.mean, c.context, c.regions, c.negatives, c.flip)
 
     def view(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, Any]:
-        """The picture in a square; one of its grounded texts, or names of classes; its boxes, which tokens are about
-        each, and which positions answer for it. Without ``rng`` the first grounded text, where there is one, and
-        which tokens are about each phrase."""
-        c = self.config
+        """The picture in a square, a text, its boxes, which tokens are about each and which positions answer for it.
+        Without ``rng`` the first grounded text and which tokens are about each phrase."""
         if "image" not in sample:
-            return squeezed_view(sample, rng, c.image_size)
-        mirrored = rng is not None and rng.random() < c.flip
-        image, extent = fitted(sample, c.image_size, c.mean, mirrored)
+            return squeezed_view(sample, rng, self.config.image_size)
         if rng is None:
-            asked = next(iter(sample.get("grounded") or ()), None)
-            return {"image": image} | ({} if asked is None else self._read(asked, extent))
-        text = self._text(sample, rng)
-        boxes = checked(sample.get("boxes", ()), sample["id"])
-        boxes = boxes * np.tile(extent / np.array(picture_size(sample), np.float32), 2)
-        if mirrored:
-            boxes[:, [0, 2]] = extent[0] - boxes[:, [2, 0]]
-        tokens, about = self._located(text)
-        named = np.zeros((len(boxes), c.context), bool)
-        for phrase, meant in zip(about, text["boxes"], strict=True):
-            named[meant] |= phrase
-        ignored = np.asarray(sample.get("box_ignored", np.zeros(len(boxes))), bool)
-        kept = rng.permutation(np.flatnonzero(named.any(1) & solid(boxes) & ~ignored))[: c.regions]
-        padding = ((0, c.regions - len(kept)), (0, 0))
-        return {
-            "image": image,
-            "tokens": tokens,
-            "boxes": np.pad(boxes[kept], padding),
-            "about": np.pad(named[kept], padding),
-            "answers": assigned(torch.from_numpy(boxes[kept]), self.levels),
-        }
+            return self._reader.asked(sample)
+        view = self._reader.training(sample, rng, self._assets.classes())
+        boxes = torch.from_numpy(view["boxes"][view["about"].any(1)])
+        return view | {"answers": assigned(boxes, self.levels)}
 
-    def _text(self, sample: Sample, rng: np.random.Generator) -> Mapping[str, Any]:
-        """One of the grounded texts; where boxes have classes too, half of the time their names."""
-        texts, labels = sample.get("grounded") or (), sample.get("box_labels")
-        if labels is not None and (not texts or rng.random() < 0.5):
-            names = self._assets.classes()
-            return class_prompt(names, list(map(int, labels)), rng, self.config.negatives, self._fits)
-        if not texts:
-            raise BadSample(
-                sample["id"], "has neither boxes with classes nor a text whose phrases mean boxes"
-            )
-        return texts[int(rng.integers(len(texts)))]
-
-    def _fits(self, text: str) -> bool:
-        context = self.config.context
-        return len(self.tokenizer.encode(text, context + 1)) <= context
-
-    def _located(self, text: Mapping[str, Any]) -> tuple[list[int], np.ndarray]:
-        """Tokens of a text, and which of them are about each phrase, [phrases, context]."""
-        tokens, offsets = self.tokenizer.located(text["text"], self.config.context)
-        return tokens, phrases_of_tokens(offsets, text["spans"], self.config.context)
-
-    def _read(self, text: Mapping[str, Any], extent: np.ndarray) -> dict[str, Any]:
-        tokens, about = self._located(text)
-        most = self.config.regions
-        if len(about) > most:
-            raise UserError(f"{text['text'][:60]!r} asks for {len(about)} phrases, more than regions={most}")
-        padded = np.pad(about, ((0, most - len(about)), (0, 0)))
-        return {"tokens": tokens, "about": padded, "extent": extent}
+    def reads(self, text: Any) -> bool:
+        return self._reader.reads(text)
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
         """Of each sample the sums of the losses, and what they are divided by."""
-        found, seen = self._found(batch)
+        found, seen = self.found(batch)
         which = batch["answers"].to(self.squares.device)
         answering, about = which >= 0, batch["about"][:, :, : seen.shape[1]]
         named = about.gather(1, which.clamp(min=0)[..., None].expand(-1, -1, seen.shape[1]))
@@ -421,62 +310,47 @@ class Fine(FIBER):
         """The authors' REG_LOSS_WEIGHT."""
         return {"boxes": 2.0}
 
-    def ground(self, batch: Batch, most: int) -> Float[Tensor, "b p k 5"]:
-        """Boxes of the phrases, by the fusion encoder."""
-        found, seen = self._found(batch)
-        return best_boxes(found, self.squares, batch["about"][:, :, : seen.shape[1]], batch["extent"], most)
 
-    def reads(self, text: Mapping[str, Any]) -> bool:
-        return len(text["spans"]) <= self.config.regions and self._fits(text["text"])
-
-    def _found(self, batch: Batch) -> tuple[Found, Tensor]:
-        text: Ragged = batch["tokens"]
-        read = self.lower_text(text)
-        maps, words = self.fuse(self.lower_image(self._normalised(batch["image"])), read)
-        seen = read.seen[:, 0, 0]
-        return self.head(maps[-3:], words * seen[..., None]), seen
-
-
-STAGES: dict[str, type[FIBER]] = {"coarse": Coarse, "fine": Fine}
+STAGES: dict[str, Any] = {"coarse": Coarse, "fine": Fine}
 
 # ------------------------------------------------------------------------------------------------- presets
 
 FASTER = (("*head.*", 5.0), ("to_*", 5.0), ("fused_*", 5.0), ("alone_*", 5.0))
 """Heads, gates and poolers learn five times as fast (the authors' lr_mult_head and lr_mult_cross_modal)."""
+_SEEN = "16e3samples"
 
 
 def _tiny() -> Recipe:
-    """64-pixel scenes of one object, minutes on two CPU cores, from fresh weights."""
+    """48-pixel scenes of one or two objects, from fresh weights."""
     return Recipe(
         system="fiber",
         model=FIBERConfig(
-            image_tower="swin",
-            image_size=64,
-            patch=4,
-            width=32,
-            layers=(1, 2, 3),
-            heads=2,
+            **tiny.SWIN,
             drop_path=0.0,
             fusion=2,
-            text_width=128,
-            text_layers=4,
+            text_width=64,
+            text_layers=3,
             text_heads=2,
             text_dropout=0.0,
-            vocabulary=1024,
+            deviation=0.07,
+            vocabulary=512,
             positions=66,
-            tokenizer="corpus:1023",
-            mask=1023,
-            embedding=128,
-            context=32,
+            tokenizer="corpus:511",
+            mask=511,
+            embedding=64,
+            context=24,
             queue=0,
         ),
-        budget="150s",
-        batch=64,
+        budget=_SEEN,
+        batch=32,
         precision="32-true",
         optimizer=Optimizer(lr=1e-3, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.01, clip_norm=1.0),
-        stages=(Stage(schedule=Schedule("cosine", warmup=0.1)),),
-        data=Data(sources=(tiny.ONE_OBJECT,)),
-        evaluation=Evaluation(tasks=("zeroshot", "retrieval")),
+        stages=(Stage(lr_scale=FASTER, schedule=Schedule("linear", warmup=0.1)),),
+        data=Data(
+            sources=(tiny.PAIRS,),
+            workers=0,
+        ),
+        evaluation=Evaluation(tasks=("retrieval", "matching"), limit=500),
     )
 
 
@@ -500,7 +374,7 @@ TAKEN = tuple((part, part) for part in ("image.", "text.", "to_image.", "to_text
 
 
 def _tiny_fine() -> Recipe:
-    """Boxes in scenes of up to four objects; ``tiny`` is trained first, once."""
+    """Boxes in scenes of up to three objects; ``tiny`` is trained first, once."""
     coarse = _tiny()
     return replace(
         coarse,
@@ -513,14 +387,19 @@ def _tiny_fine() -> Recipe:
             head_blocks=2,
             head_groups=8,
             deformable=False,
+            log_scale=-1.5,
             anchor=3.0,
-            regions=32,
+            regions=16,
             negatives=4,
             flip=0.0,
         ),
+        budget="12e3samples",
+        batch=32,
         init=Init("fiber:tiny", TAKEN),
-        data=Data(sources=("world:most=4,keys=boxes+box_labels+grounded",)),
-        evaluation=Evaluation(tasks=("grounding",), limit=300),
+        optimizer=replace(coarse.optimizer, lr=2e-3, betas=(0.9, 0.999)),
+        stages=(Stage(schedule=Schedule("cosine", warmup=0.1)),),
+        data=Data(sources=(tiny.BOXES,), workers=0),
+        evaluation=Evaluation(tasks=("grounding", "detection"), limit=300),
     )
 
 
@@ -544,8 +423,94 @@ def _base_fine() -> Recipe:
     )
 
 
+# -------------------------------------------------------------------------------------------------- claims
+
+_PAIRS = {"evaluation.on": [f"{tiny.HELD_PAIRS},seed=2"]}
+_FEW = {
+    "data.sources": [tiny.FEW_BOXES],
+    "budget": "4000samples",
+    "evaluation.on": [f"{tiny.HELD_BOXES},seed=2"],
+    "evaluation.tasks": ["grounding"],
+}
+"""Two hundred scenes with boxes, and others for the judge."""
+_COARSE = Arm("coarse stage", "world/retrieval/text_to_image_r1", set=_PAIRS)
+_LABELS = Arm(
+    "image foundation",
+    "world/classify/top1",
+    system="supervised",
+    set={
+        **{f"model.{name}": value for name, value in tiny.SWIN.items()},
+        "model.crop": [1.0, 1.0],
+        "budget": _SEEN,
+        "precision": "32-true",
+        "data.sources": [tiny.PAIRS],
+        "data.workers": 0,
+        "evaluation.tasks": ["classify"],
+        **_PAIRS,
+    },
+)
+"""The towers' other way to begin: the same pictures, as many of them, told the class of their main object."""
+
+
+def _fine(name: str, first: Arm, take: Sequence[tuple[str, str]], metric: str) -> Arm:
+    changes = _FEW | {"init.take": [list(each) for each in take]}
+    return Arm(name, f"world/grounding/{metric}", preset="tiny_fine", set=changes, starts_from=first.name)
+
+
+def _few_boxes(metric: str, told: str) -> Claim:
+    return Claim(
+        f"few_boxes_{metric.partition('_')[0]}",
+        f"With two hundred boxed scenes {told} are found better after the coarse stage than from an image foundation.",
+        "often better than methods that use magnitudes more data, by coarse-to-fine pre-training (abstract)",
+        arms=(
+            _COARSE,
+            _LABELS,
+            _fine("coarse to fine", _COARSE, TAKEN, metric),
+            _fine("fine alone", _LABELS, (("image.", "image."),), metric),
+        ),
+        treatment="coarse to fine",
+        control="fine alone",
+    )
+
+
+def _against_top(
+    name: str, statement: str, metric: str, compare: str = "difference", at_least: float = 0.0
+) -> Claim:
+    inside = Arm("in the backbone", metric, set=_PAIRS)
+    above = Arm("on top", metric, set=_PAIRS | {"model.place": "top"})
+    return Claim(
+        name,
+        statement,
+        "gains in memory and performance over dedicated layers after the backbones (abstract)",
+        (inside, above),
+        inside.name,
+        above.name,
+        compare=compare,
+        at_least=at_least,
+    )
+
+
+CLAIMS = (
+    _few_boxes("phrases_r1", "phrases of a description"),
+    _few_boxes("expression_r1", "expressions that fit one object alone"),
+    _against_top(
+        "fusion_costs_less",
+        "With fusion in the last blocks an update computes less than with as many layers of co-attention on top.",
+        "train/operations_per_sample",
+        compare="ratio",
+        at_least=1.0,
+    ),
+    _against_top(
+        "fusion_matches_as_well",
+        "Fusion in the last blocks tells captions from others' at most two points worse than as many layers on top.",
+        "world/matching/caption",
+        at_least=-0.02,
+    ),
+)
+
 SYSTEM = Plugin(
     system=FIBER,
     config=FIBERConfig,
     presets={"tiny": _tiny, "tiny_fine": _tiny_fine, "base": _base, "base_fine": _base_fine},
+    claims=CLAIMS,
 )
