@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from oculex.contracts import UserError
 
@@ -22,6 +23,9 @@ class PixelConfig:
     """Of its levels, each of half the size of the one before."""
     unet_condition: int = 128
     """Width of what it attends to."""
+    unet_cell: int = 1
+    """Pixels a side of what a fresh network sees as one place, their colours one after the other: the coarser grid that a
+    published pipeline has from its vae."""
     predicts: str = "epsilon"
     """What the network gives: epsilon (the noise, as the paper's), sample (the picture, which is learned in fewer
     updates) or v_prediction (Salimans and Ho 2022)."""
@@ -32,7 +36,7 @@ class PixelConfig:
 
     def unused(self) -> dict[str, str]:
         """Fields that the others leave without effect, and why; setting one is a mistake."""
-        sizes = ("unet_channels", "unet_condition")
+        sizes = ("unet_channels", "unet_condition", "unet_cell")
         return dict.fromkeys(sizes, f"has no effect on unet={self.unet}") if self.unet else {}
 
 
@@ -51,6 +55,12 @@ class PixelDecoder(nn.Module):
         super().__init__()
         if config.predicts not in PREDICTS:
             raise UserError(f"predicts={config.predicts!r} is unknown; known: {', '.join(PREDICTS)}")
+        coarsest = config.unet_cell * 2 ** (len(config.unet_channels) - 1)
+        if not config.unet and (config.unet_cell < 1 or size % coarsest):
+            raise UserError(
+                f"picture={size} is no multiple of {coarsest}, the pixels that unet_cell={config.unet_cell} and the "
+                "levels of unet_channels make one place of"
+            )
         self.config, self.size = config, size
         self.unet: Any
         self.vae: Any
@@ -97,18 +107,22 @@ class PixelDecoder(nn.Module):
         side = (len(features), c.in_channels, c.sample_size, c.sample_size)
         x = torch.randn(side, generator=generator, device=features.device) * self.denoising.init_noise_sigma
         seen = self.project(features)
-        both = torch.cat([torch.zeros_like(seen), seen])
+        guided = guidance != 1.0
+        both = torch.cat([torch.zeros_like(seen), seen]) if guided else seen
         self.denoising.set_timesteps(steps, device=features.device)
         for level in self.denoising.timesteps:
-            blind, told = self.unet(torch.cat([x, x]), level, both).sample.float().chunk(2)
-            x = self.denoising.step(blind + guidance * (told - blind), level, x).prev_sample
-        return (x if self.vae is None else self.vae.decode(x / self.vae.config.scaling_factor).sample).clamp(
-            -1, 1
-        )
+            told = self.unet(torch.cat([x, x]) if guided else x, level, both).sample.float()
+            if guided:
+                blind, told = told.chunk(2)
+                told = blind + guidance * (told - blind)
+            x = self.denoising.step(told, level, x).prev_sample
+        if self.vae is None:
+            return F.pixel_shuffle(x, self.config.unet_cell).clamp(-1, 1)
+        return self.vae.decode(x / self.vae.config.scaling_factor).sample.clamp(-1, 1)
 
     def _latent(self, pictures: Tensor) -> Tensor:
         if self.vae is None:
-            return pictures
+            return F.pixel_unshuffle(pictures, self.config.unet_cell)
         with torch.no_grad():
             return self.vae.encode(pictures).latent_dist.sample() * self.vae.config.scaling_factor
 
@@ -117,9 +131,9 @@ def _fresh(size: int, c: PixelConfig) -> Any:
     """Attention at all levels but the finest."""
     levels = len(c.unet_channels)
     return _diffusers().UNet2DConditionModel(
-        sample_size=size,
-        in_channels=3,
-        out_channels=3,
+        sample_size=size // c.unet_cell,
+        in_channels=3 * c.unet_cell**2,
+        out_channels=3 * c.unet_cell**2,
         block_out_channels=c.unet_channels,
         layers_per_block=1,
         down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * (levels - 1)),

@@ -62,6 +62,15 @@ class TokenSelector(nn.Module):
             hard = torch.zeros_like(soft).scatter(1, odds.topk(count, dim=1).indices, 1.0)
         return hard + soft - soft.detach()
 
+    @staticmethod
+    def likeliest(log_p: Float[Tensor, "b n 2"], count: int | None = None) -> Float[Tensor, "b n"]:
+        """1 at the patches that are likeliest kept: ``count`` of them, otherwise as many as would be kept on average, and
+        at least one. Nothing is drawn, so that an image has one name."""
+        p = log_p[..., 0].exp()
+        many = p.sum(1).round().clamp(min=1) if count is None else p.new_full((len(p),), count)
+        rank = p.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        return (rank < many[:, None]).to(p.dtype)
+
 
 class TokenAttention(nn.Module):
     """Multi-head attention to the tokens of ``source`` that are ``seen``.
@@ -246,27 +255,33 @@ class FeatureDecoder(nn.Module):
 class VisualTokenizer(nn.Module):
     """Selector, merger, codebook and decoder over the features [B, N, D] of a tower."""
 
-    chance: Tensor
-
     def __init__(
-        self, width: int, patches: int, layers: int, heads: int, hidden: int, codes: int, code_width: int
+        self,
+        width: int,
+        patches: int,
+        layers: int,
+        heads: int,
+        hidden: int,
+        codes: int,
+        code_width: int,
+        decay: float = 0.99,
     ) -> None:
         super().__init__()
         self.selector = TokenSelector(width)
         self.merger = TokenMerger(width, layers, heads, hidden)
         self.narrow = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, code_width))
-        self.codebook = Codebook(codes, code_width)
+        self.codebook = Codebook(codes, code_width, decay)
         self.decoder = FeatureDecoder(code_width, patches, width, layers, heads, hidden)
         _small_linears(self.narrow)
-        chance = torch.rand(1, patches, 2, generator=torch.Generator().manual_seed(0), device="cpu")
-        self.register_buffer("chance", chance, persistent=False)
 
     def kept(
         self, features: Float[Tensor, "b n d"], draw: bool, count: int | None = None
     ) -> Float[Tensor, "b n"]:
-        """1 where a patch is kept, drawn from torch's generator, or by the same numbers for every image at any time."""
+        """1 where a patch is kept, drawn from torch's generator, or else the likeliest ones."""
         log_p = self.selector(features)
-        return self.selector.choose(log_p, torch.rand_like(log_p) if draw else self.chance, count)
+        if not draw:
+            return self.selector.likeliest(log_p, count)
+        return self.selector.choose(log_p, torch.rand_like(log_p), count)
 
     @torch.no_grad()
     def words(

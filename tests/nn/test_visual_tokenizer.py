@@ -253,3 +253,10 @@ def test_ranks_move_the_codes_alike(pool):
         torch.manual_seed(1)
         alone.update()
     assert torch.allclose(codes, alone.codes, atol=1e-6)
+
+
+def test_an_image_in_use_keeps_its_likeliest_patches():
+    p = torch.tensor([[0.9, 0.2, 0.8, 0.3], [0.1, 0.05, 0.02, 0.2], [0.6, 0.6, 0.6, 0.6]])
+    log_p = torch.stack([p, 1 - p], -1).log()
+    assert TokenSelector.likeliest(log_p).tolist() == [[1, 0, 1, 0], [0, 0, 0, 1], [1, 1, 0, 0]]
+    assert TokenSelector.likeliest(log_p, 3).tolist() == [[1, 0, 1, 1], [1, 1, 0, 1], [1, 1, 1, 0]]

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from oculex import catalog, cli, runs
+from oculex import catalog, cli, export, runs
 from oculex.contracts import Answers, Features, UserError
 from oculex.data.assets import RunAssets
 from oculex.data.collate import collate
@@ -194,7 +194,10 @@ def learned(request, tmp_path_factory):
     settings = {
         key: value for key, value in toys.SMALL.items() if key not in ("evaluation.prompts", "context")
     }
-    fresh = {"vision_foundation": "", "language_foundation": "", "evaluation.tasks": ["captioning"]}
+    fresh = {
+        "vision_foundation": "", "language_foundation": "", "evaluation.tasks": ["captioning", "tokenization"],
+        "evaluation.judges.detector": "", "evaluation.judges.clip": "",
+    }  # fmt: skip
     recipe = recipes.preset(catalog.load("lavit"), "lavit", "tiny")
     changes = {
         **settings,
@@ -256,6 +259,82 @@ def test_the_command_draws_and_reads(learned, tmp_path, capsys):
         assert why in capsys.readouterr().err
 
 
+def test_what_it_learnt_is_used_elsewhere(learned, tmp_path, evidence):
+    """Reloaded it is what it was; its language model is one of transformers', its tower one of timm's."""
+    *_, last = read_lines(learned.evaluations)
+    again = runs.evaluate(learned.path)["metrics"]
+    assert again.keys() >= last["metrics"].keys()
+    assert {name: again[name] for name in last["metrics"]} == last["metrics"]
+    errors = {
+        to: max(parity.max_abs_error for parity in export.export_run(learned.path, to, tmp_path / to))
+        for to in ("transformers", "timm")
+    }
+    assert max(errors.values()) <= 1e-4
+    opened = pytest.importorskip("transformers").AutoModelForCausalLM.from_pretrained(
+        tmp_path / "transformers"
+    )
+    system = load(learned)
+    assert opened.get_input_embeddings().num_embeddings == system.first_code + system.config.codes
+    if evidence.recording:
+        square = tmp_path / "blue.png"
+        Image.new("RGB", (16, 16), toys.COLOURS["blue"]).save(square)
+        (said,) = runs.generate(learned.path, [square])
+        drawn = np.asarray(
+            Image.open(runs.draw(learned.path, "a blue square", tmp_path / "drawn.png")), float
+        )
+        nearest = min(toys.COLOURS, key=lambda name: np.abs(drawn.mean((0, 1)) - toys.COLOURS[name]).sum())
+        assert (said["text"], nearest) == ("a blue square", "blue")
+        evidence("lavit", "usable", reloaded="equal in all metrics of its last evaluation", says_of_blue=said["text"],
+                 draws_blue=nearest, export_max_abs_error=errors)  # fmt: skip
+
+
+PHOTOS = {
+    **SIZES, "image_size": 64, "patch": 8, "width": 64, "layers": [2], "heads": 2, "language_width": 64, "context": 128,
+    "vocabulary": 1000, "tokenizer": "corpus:1000", "merger_hidden": 128, "codes": 128, "picture": 32, "unet_cell": 4,
+    "kept": 0.25, "kept_weight": 10.0, "vision_foundation": "", "language_foundation": "", "batch": 32,
+    "data.workers": 0, "evaluation.tasks": ["tokenization", "captioning"], "logging.every": 10,
+    "evaluation.judges.detector": "", "evaluation.judges.clip": "",
+}  # fmt: skip
+
+
+def test_it_learns_from_real_photos(real_data, tmp_path, evidence):
+    """The words of a photo nobody trained on give back its features, not another photo's; for the record with enough
+    steps that the language model's descriptions are text, too."""
+    budget, shares = ("400steps", (0.4, 0.1, 0.5)) if evidence.recording else ("40steps", (0.8, 0.05, 0.15))
+    recipe = recipes.preset(catalog.load("lavit"), "lavit", "tiny")
+    data = str(real_data / "flickr8k_thumbs")
+    recipe = recipes.change(recipe, {**PHOTOS, "budget": budget, "data.sources": [data]})
+    stages = tuple(replace(stage, share=share) for stage, share in zip(recipe.stages, shares, strict=True))
+    folder = runs.start(replace(recipe, stages=stages), tmp_path / "run", quiet=True)
+    *_, last = read_lines(folder.evaluations)
+    found = {name.partition("/")[2]: value for name, value in last["metrics"].items()}
+    gain = found["tokenization/gain_over_wrong_image"]
+    assert gain["n"] == 70
+    if evidence.recording:
+        assert gain["low"] > 0
+        stage = [line["loss"] for line in read_lines(folder.metrics) if "loss/sequence" in line]
+        assert stage[-1] < 0.8 * stage[0]
+        kept = ("tokenization/similarity", "tokenization/wrong_image_similarity", "tokenization/words",
+                "captioning/cider", "captioning/gain_over_wrong_image")  # fmt: skip
+        evidence("lavit", "real_data", data="Flickr8k: 630 photos with 5 captions each, 70 more held out",
+                 budget=f"{budget} of {PHOTOS['batch']}", gain_over_wrong_image=gain,
+                 next_token={"first": stage[0], "last": stage[-1]},
+                 **{name.replace("/", "_"): found[name] for name in kept})  # fmt: skip
+
+
+def test_images_are_words_and_words_give_features_back():
+    system = model().eval()
+    images = collate([system.view({"id": each["id"], "image": each["image"]}, None) for each in samples()])
+    words = system.tokenize(images)
+    assert [len(each) for each in words] == [
+        len(each) for each in system._words(system.encode(images)["patches"])
+    ]
+    patches = system.encode(images)["patches"]
+    back = system.visual.features(words)
+    wanted = F.cosine_similarity(back, patches, dim=-1).mean(1)
+    torch.testing.assert_close(system.similarity(images, words), wanted)
+
+
 def test_an_image_that_fills_the_context_is_refused():
     with pytest.raises(UserError, match="more than context=19 holds"):
         model(context=19)
@@ -279,3 +358,28 @@ def test_the_published_tokenizer_has_its_size(evidence):
 
 
 PUBLISHED = 807_047_810
+LLAMA_7B, WORD = 6_738_415_616, 4096
+"""Parameters of the published language model, and the width of its words."""
+STABLE_DIFFUSION = 859_520_964
+"""Of version 1.5's U-net."""
+
+
+def test_the_published_language_side_has_its_size(evidence):
+    """LLaMA-7B reads and writes 16,384 visual words more and two that stand around them, as the authors number
+    them: 32,000 and 32,001, then the first visual word (their lavit_for_generation.py)."""
+    config = catalog.load("lavit").presets["llama_7b"]().model
+    with torch.device("meta"):
+        system = LaVIT(config, RunAssets(None, None))
+    added = (
+        2 * (config.codes + 2) * WORD
+    )  # words that are read and words that are written have weights of their own
+    counts = {
+        part: sum(each.numel() for each in getattr(system, part).parameters())
+        for part in ("language", "pixels")
+    }
+    assert counts["language"] == LLAMA_7B + added
+    assert (system.begin_image, system.end_image, system.first_code) == (32_000, 32_001, 32_002)
+    unet = sum(each.numel() for each in system.pixels.unet.parameters())
+    assert unet == STABLE_DIFFUSION
+    evidence("lavit", "preset", language_parameters=counts["language"], unet_parameters=unet,
+             equals="LLaMA-7B's count and 16,386 words more in and out; Stable Diffusion 1.5's U-net")  # fmt: skip
