@@ -11,19 +11,22 @@ from oculex.contracts import Assets
 from oculex.data.text import save_tokenizer_config
 from oculex.export.parity import Parity, check, inputs
 from oculex.nn.language import Speaks
+from oculex.nn.lora import adapted, merged
 
 
 @torch.no_grad()
 def export(system: Speaks, assets: Assets, out: Path) -> list[Parity]:
     """Writes a folder that ``AutoModelForCausalLM.from_pretrained`` and ``AutoTokenizer.from_pretrained`` open. What
-    makes a system see, its image tower and connector, is not in it.
+    makes a system see, its image tower and connector, is not in it. Low-rank parts are merged into the weights they
+    adapt, so that it opens without peft.
 
     Raises UserError where what was written gives other logits than the run.
     """
     from transformers import AutoModelForCausalLM
 
     tokenizer: Any = assets.tokenizer(system.config.tokenizer)
-    own = system.language.eval()
+    own: Any = merged(system.language) if adapted(system.language) else system.language
+    own = own.eval()
     own.config.bos_token_id, own.config.eos_token_id = tokenizer.start, tokenizer.end
     own.generation_config.bos_token_id, own.generation_config.eos_token_id = tokenizer.start, tokenizer.end
     out.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from oculex.data.sources.conversations import PLACE
 from oculex.data.text import BytePair, save_tokenizer_config
 from oculex.export.parity import Parity, check, images
 from oculex.nn.connectors import Projector
+from oculex.nn.lora import adapted, merged
 from oculex.nn.published import names
 from oculex.nn.visual_language import VisualLanguageModel
 
@@ -45,7 +46,7 @@ def export(system: VisualLanguageModel, assets: Assets, out: Path) -> list[Parit
     tokenizer.backend.add_special_tokens([AddedToken(PLACE, special=True, normalized=False)])
     place: Any = tokenizer.backend.token_to_id(PLACE)
     out.mkdir(parents=True, exist_ok=True)
-    _model(system, own, place).save_pretrained(str(out))
+    counterpart(system, own, place).save_pretrained(str(out))
     tokenizer.backend.save(str(out / "tokenizer.json"))
     save_tokenizer_config(tokenizer, out, tokenizer.template)
     _processor(system, out)
@@ -53,11 +54,13 @@ def export(system: VisualLanguageModel, assets: Assets, out: Path) -> list[Parit
     return compare(system, place, peer)
 
 
-def _model(system: VisualLanguageModel, tokenizer: Any, place: int) -> Any:
-    """Their model with the run's weights; the vocabulary gets a row for the place of an image, which is never read."""
+def counterpart(system: VisualLanguageModel, tokenizer: Any, place: int) -> Any:
+    """Their model with the run's weights, low-rank parts of the language model merged; the vocabulary gets a row for
+    ``place``, the place of an image, which is never read."""
     from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
 
-    c, language = system.config, deepcopy(system.language)
+    c: Any = system.config
+    language: Any = merged(system.language) if adapted(system.language) else deepcopy(system.language)
     language.resize_token_embeddings(max(place + 1, language.config.vocab_size), mean_resizing=False)
     vision = CLIPVisionConfig(
         hidden_size=c.width,

@@ -65,9 +65,14 @@ def adapt(network: nn.Module, rank: int, alpha: float, within: str = "attention"
     inject_adapter_in_model(config, network)
 
 
+def adapted(network: nn.Module) -> bool:
+    """Whether a network has low-rank parts."""
+    return any(".lora_A." in name for name, _ in network.named_parameters())
+
+
 def merged(network: nn.Module) -> nn.Module:
     """A copy whose low-rank parts are added to the weights they stand beside: as it was before ``adapt``, and gives the
-    same as the network, within rounding."""
+    same as the network, within rounding. Where peft was put into a language model of transformers it works as well."""
     from peft.tuners.lora import LoraLayer
 
     plain = deepcopy(network)
