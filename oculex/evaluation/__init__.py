@@ -1,6 +1,6 @@
 """Evaluation: zero-shot classification, retrieval, probes; records and their statistics."""
 
 from oculex.evaluation.protocol import Evaluation, as_json, compare, evaluate, metrics
-from oculex.evaluation.task import EvalSet
+from oculex.evaluation.task import EvalSet, Untrained
 
-__all__ = ["EvalSet", "Evaluation", "as_json", "compare", "evaluate", "metrics"]
+__all__ = ["EvalSet", "Evaluation", "Untrained", "as_json", "compare", "evaluate", "metrics"]

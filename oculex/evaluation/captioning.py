@@ -77,7 +77,8 @@ def statistics(table: Table) -> dict[str, Statistic]:
     whole set, whatever is resampled.
 
     ``gain_over_wrong_image`` is in CIDEr-D. ``named``: texts that hold every word of the image's class, where classes are
-    known ("a small red rubber ball" names "red ball"). ``whole``: texts that neither break off nor repeat themselves.
+    known ("a small red rubber ball" names "red ball"). ``whole``: texts that neither break off nor repeat themselves;
+    ``whole_and_named``: those of them that name their image's class, for whole texts are also said by who sees nothing.
     """
     out: dict[str, Statistic] = {}
     for prefix, control in (("", ""), ("wrong_image_", "wrong_image")):
@@ -91,19 +92,32 @@ def statistics(table: Table) -> dict[str, Statistic]:
         counts = np.array([bleu_counts(*pair) for pair in zip(said, references, strict=True)], float)
         out |= {f"{prefix}bleu{n}": Bleu(rows, counts, n) for n in (1, N)}
         out[f"{prefix}rouge_l"] = mean(table["score"][rows], rows)
-        known = np.array(["name" in truth for truth in truths])
+        known, right = _named(truths, said)
         if known.any():
-            right = [set(words(t.get("name", ""))) <= set(text) for t, text in zip(truths, said, strict=True)]
-            out[f"{prefix}named"] = mean(np.array(right)[known], rows[known])
+            out[f"{prefix}named"] = mean(right[known], rows[known])
     if "wrong_image_cider" in out:
         out["gain_over_wrong_image"] = contrast(out["cider"], out["wrong_image_cider"])
     asked = table.where(control="")
     broken = np.array([breaks_off(text) for text in table["output"][asked]])
     again = np.array([repeats(text) for text in table["output"][asked]])
-    out["whole"] = mean(~(broken | again), asked)
+    whole = ~(broken | again)
+    out["whole"] = mean(whole, asked)
+    known, right = _named(
+        [json.loads(text) for text in table["truth"][asked]],
+        [text.split() for text in table["parsed"][asked]],
+    )
+    if known.any():
+        out["whole_and_named"] = mean((whole & right)[known], asked[known])
     out["broken_off"], out["repetitive"] = mean(broken, asked), mean(again, asked)
     out["unparsed"] = mean(table["status"][asked] == "unparsed", asked)
     return out
+
+
+def _named(truths: list[dict[str, Any]], said: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
+    """[n], [n]: whether an image's class is known, and whether the text has every word of it."""
+    known = np.array(["name" in truth for truth in truths], bool)
+    right = [set(words(t.get("name", ""))) <= set(text) for t, text in zip(truths, said, strict=True)]
+    return known, np.array(right, bool)
 
 
 TASK = Task(

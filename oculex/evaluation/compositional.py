@@ -49,7 +49,7 @@ Scores = Callable[[Sequence[str]], list[np.ndarray | None]]
 """Id of the image that each question is asked about -> scores of its texts; None where the image cannot be read."""
 
 
-def _brought(sample: Sample) -> Iterator[Question]:
+def brought(sample: Sample) -> Iterator[Question]:
     for each in sample["alternatives"]:
         picture = each.get("picture", sample["id"])
         texts = (each["true"], *each["false"])
@@ -67,10 +67,21 @@ def _orders(sample: Sample) -> Iterator[Question]:
 def run(name: str, ask: Ask, system: Any, source: Source, context: Context) -> Table:
     samples = context.embedder.samples(source)
     asked = [question for sample in samples if "image" in sample for question in ask(sample)]
+    dual = isinstance(system, EncodesImages) and isinstance(system, EncodesText)
+    return answered(name, asked, _embedded if dual else paired, source, context)
+
+
+def answered(
+    name: str,
+    asked: Sequence[Question],
+    by: Callable[[Sequence[Question], Source, Context], Scores],
+    source: Source,
+    context: Context,
+) -> Table:
+    """The records of a task's questions, as ``by`` scores them, each also about another image."""
     if not asked:
         return Table.empty()
-    dual = isinstance(system, EncodesImages) and isinstance(system, EncodesText)
-    scores = (_embedded if dual else _paired)(asked, source, context)
+    scores = by(asked, source, context)
     images = list(dict.fromkeys(question.image for question in asked))
     shown = {"": {image: image for image in images}}
     if len(images) > 1:
@@ -95,7 +106,9 @@ def _embedded(asked: Sequence[Question], source: Source, context: Context) -> Sc
     ]
 
 
-def _paired(asked: Sequence[Question], source: Source, context: Context) -> Scores:
+def paired(
+    asked: Sequence[Question], source: Source, context: Context, capability: str = "score_texts"
+) -> Scores:
     """Each image is scored against the texts of the questions about it alone."""
 
     def scores(images: Sequence[str]) -> list[np.ndarray | None]:
@@ -105,7 +118,7 @@ def _paired(asked: Sequence[Question], source: Source, context: Context) -> Scor
             own = texts.setdefault(image, [])
             spans.append((image, len(own), len(own) + len(question.texts)))
             own += question.texts
-        found = context.embedder.own_scores(source, texts)
+        found = context.embedder.own_scores(source, texts, capability)
         row = dict(zip(found.ids, found.values, strict=True))
         return [row[image][start:stop] if image in row else None for image, start, stop in spans]
 
@@ -194,7 +207,7 @@ TASK = Task(
     name="compositional",
     needs=(("image",), ("alternatives",)),
     capabilities=_CAPABILITIES,
-    run=partial(run, "compositional", _brought),
+    run=partial(run, "compositional", brought),
     statistics=statistics,
 )
 ORDER = Task(

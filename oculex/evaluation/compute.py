@@ -69,6 +69,13 @@ class Computing:
                     store.put(number, chunk)
         return [chunk for _, chunk in sorted(_gather(own).items())]
 
+    def run(
+        self, function: Callable[[Batch], Tensor], batch: Batch, system: nn.Module | None = None
+    ) -> np.ndarray:
+        """``function`` of one batch, for answers that ask for the next question. ``system``: another one than its own."""
+        with _evaluating(system or self.system, self.device, AUTOCAST[self.precision]):
+            return function(to(batch, self.device)).float().cpu().numpy()
+
     def _compute(
         self, reader: Reader, function: Callable[[Batch], Tensor], parts: dict[int, np.ndarray], batch: int
     ) -> Iterator[tuple[int, Chunk]]:

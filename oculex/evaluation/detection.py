@@ -1,7 +1,7 @@
-"""Object detection by grounding: the names of the classes are the text, and COCO's average precision is what counts.
+"""Object detection, by a detector's own classes or by grounding their names; COCO's average precision is what counts.
 
-As many names as fit are asked at a time, as one text (GLIP, Li et al. 2022, section 3.1). The 100 best boxes of a
-picture and class are kept.
+Of a system that grounds phrases the names of the classes are the text: as many as fit are asked at a time (GLIP, Li et
+al. 2022, section 3.1). The 100 best boxes of a picture are kept.
 
 Records: ``item`` and ``cluster`` are the image; ``output`` what was found, [class, score, x0, y0, x1, y1] each;
 ``truth`` the objects, [class, x0, y0, x1, y1, whether to find it counts]; ``score`` how many there are; ``status``
@@ -21,13 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from oculex.contracts import GroundsPhrases, Sample, Source
+from oculex.contracts import Detects, GroundsPhrases, Sample, Source
 from oculex.data.boxes import checked, joined, picture_size
 from oculex.evaluation.grounding import overlaps
+from oculex.evaluation.labels import OwnClasses
 from oculex.evaluation.measures import Bound, Statistic, average, mean
 from oculex.evaluation.reader import Whole
 from oculex.evaluation.records import Table
-from oculex.evaluation.task import Context, Task
+from oculex.evaluation.task import Context
 
 NAME = "detection"
 MOST = 100
@@ -74,15 +75,8 @@ def run(system: Any, source: Source, context: Context) -> Table:
             known[index] = _known(sample)
     if not known:
         return Table.empty()
-    texts = prompts(source.classes, system.reads)
-    asked = Prompts(source, list(known), [text for text, _ in texts])
-    found = context.embedder.grounded(asked, MOST)
-    by_id = dict(zip(found.ids, found.values, strict=True))
-    rows = [
-        (each, _detections(each, texts, by_id))
-        for each in known.values()
-        if all(f"{each.id}#{part}" in by_id for part in range(len(texts)))
-    ]
+    find = _of_its_own if isinstance(system, Detects) else _by_grounding
+    rows = find(system, source, known, context)
     return Table.of(
         set=context.set,
         task=NAME,
@@ -97,6 +91,39 @@ def run(system: Any, source: Source, context: Context) -> Table:
         score=[float(len(each.objects)) for each, _ in rows],
         status=["rated" if boxes else "unparsed" for _, boxes in rows],
     )
+
+
+Found = list[tuple[Known, list[list[float]]]]
+"""Pictures and what was found in each, best first."""
+
+
+def _of_its_own(system: Any, source: Source, known: Mapping[int, Known], context: Context) -> Found:
+    found = context.embedder.detected(source, MOST)
+    by_id = dict(zip(found.ids, found.values, strict=True))
+    return [(each, _listed(each, by_id[each.id])) for each in known.values() if each.id in by_id]
+
+
+def _listed(image: Known, objects: np.ndarray) -> list[list[float]]:
+    return [
+        [int(label), round(float(score), 5), *_pixels(box, image)]
+        for label, score, *box in objects[np.isfinite(objects).all(1)].tolist()
+    ]
+
+
+def _pixels(shares: Sequence[float], image: Known) -> list[float]:
+    return np.round(np.asarray(shares, float) * np.tile(image.size, 2), 2).tolist()
+
+
+def _by_grounding(system: Any, source: Source, known: Mapping[int, Known], context: Context) -> Found:
+    texts = prompts(source.classes, system.reads)
+    asked = Prompts(source, list(known), [text for text, _ in texts])
+    found = context.embedder.grounded(asked, MOST)
+    by_id = dict(zip(found.ids, found.values, strict=True))
+    return [
+        (each, _detections(each, texts, by_id))
+        for each in known.values()
+        if all(f"{each.id}#{part}" in by_id for part in range(len(texts)))
+    ]
 
 
 def prompts(
@@ -144,8 +171,7 @@ def _detections(
         best = by_id[f"{image.id}#{part}"]
         for label, boxes in zip(classes, best, strict=False):
             for box in boxes[np.isfinite(boxes).all(1)]:
-                pixels = np.round(box[:4].astype(float) * np.tile(image.size, 2), 2)
-                found.append([label, round(float(box[4]), 5), *pixels.tolist()])
+                found.append([label, round(float(box[4]), 5), *_pixels(box[:4], image)])
     return sorted(found, key=lambda each: -each[1])[:MOST]
 
 
@@ -280,10 +306,10 @@ def _average_precision(
     )
 
 
-TASK = Task(
+TASK = OwnClasses(
     name=NAME,
     needs=(("image",), ("boxes",), ("box_labels",)),
-    capabilities=((GroundsPhrases,),),
+    capabilities=((Detects,), (GroundsPhrases,)),
     run=run,
     statistics=statistics,
     classifies=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache as once
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ from oculex.evaluation.reader import Reader, Texts, digest_of, item
 
 TILE = 32
 """Images whose pairs with all texts are scored together."""
+_TRUTHS = ("semantic",)
+"""Keys of a sample that are compared with answers of its size."""
+WORDS = 1024
+"""Most words of an image that are kept."""
 LONGEST = 1024
 """Bytes of an answer."""
 
@@ -102,6 +107,16 @@ class Embedder:
         """What the system's own classifier says, [images, classes]."""
         return self._embed(source, "logits", self.system.classify)
 
+    def asked_of(
+        self, other: Callable[[], Callable[[Batch], Tensor]], what: str, against: str, source: Source
+    ) -> Embeddings:
+        """What another network, made of the system where it is needed, says of the system's own views of the images.
+
+        ``what`` and ``against`` tell it from others in the cache.
+        """
+        made = once(other)
+        return self._embed(source, what, lambda batch: made()(batch), against)
+
     def modalities(self, source: Source, names: Sequence[str]) -> Embeddings:
         """Embeddings of several keys of a sample, one after the other, [n, len(names) * D]; a sample that lacks one is
         bad."""
@@ -145,10 +160,12 @@ class Embedder:
 
         return self._embed(source, "scores", score, against=digest_of(list(texts)), batch=TILE)
 
-    def own_scores(self, source: Source, texts: Mapping[str, Sequence[str]]) -> Embeddings:
+    def own_scores(
+        self, source: Source, texts: Mapping[str, Sequence[str]], capability: str = "score_texts"
+    ) -> Embeddings:
         """How well the texts that are given for an image's id fit it, [images, most texts], from a system that looks at
-        pairs; NaN where an image has fewer."""
-        most = max(map(len, texts.values()), default=0)
+        pairs; NaN where an image has fewer. ``capability``: which of the system's methods says so."""
+        most, rate = max(map(len, texts.values()), default=0), getattr(self.system, capability)
 
         def view(sample: Sample, rng: None) -> dict[str, Any]:
             return {**self.system.view(sample, rng), "of": sample["id"]}
@@ -157,11 +174,11 @@ class Embedder:
             own = texts.get(images.pop("of")[0], ())
             row = torch.full((1, most), torch.nan, device=self.device)
             if own:
-                row[:, : len(own)] = self.system.score_texts(images, self._asked(own))
+                row[:, : len(own)] = rate(images, self._asked(own))
             return row
 
         against = digest_of(sorted((name, list(own)) for name, own in texts.items()))
-        return self._embed(source, "own_scores", score, against, batch=1, view=view)
+        return self._embed(source, f"own:{capability}", score, against, batch=1, view=view)
 
     def _asked(self, texts: Sequence[str]) -> Batch:
         """The texts' evaluation views."""
@@ -193,6 +210,74 @@ class Embedder:
 
         found = self._embed(source, "grounded", find, against=str(most), keys=("image", "grounded"))
         return replace(found, values=found.values.reshape(len(found.items), -1, most, 5))
+
+    def detected(self, source: Source, most: int) -> Embeddings:
+        """The ``most`` likeliest objects of each image, [n, most, 6]."""
+
+        def find(batch: Batch) -> Tensor:
+            return self.system.detect(batch, most).flatten(1)
+
+        found = self._embed(source, "detected", find, against=str(most))
+        return replace(found, values=found.values.reshape(len(found.items), most, 6))
+
+    def counted(
+        self,
+        source: Source,
+        what: str,
+        count: Callable[[Batch, Batch], Tensor],
+        truth: Callable[[Sample], dict[str, Any]],
+    ) -> Embeddings:
+        """What ``count`` makes of the view of an image and of what is ``truth`` of its sample, which the view is not
+        shown: for answers as large as the image. ``what`` tells it from others in the cache."""
+
+        def view(sample: Sample, rng: None) -> dict[str, Any]:
+            seen = self.system.view({key: sample[key] for key in ("id", "image")}, None)
+            return {"seen": seen, "true": truth(sample)}
+
+        def function(batch: Batch) -> Tensor:
+            seen, true = (to(collate(batch[part]), self.device) for part in ("seen", "true"))
+            return count(seen, true)
+
+        return self._embed(source, what, function, view=view, keys=("image", *_TRUTHS))
+
+    def tokenized(self, source: Source) -> Embeddings:
+        """Of each image how much of its features its words give back, and how much those of the next one of its batch
+        do (nan where there is no other), then the words, padded by -1: [n, 2 + most words]."""
+
+        def name(batch: Batch) -> Tensor:
+            words = self.system.tokenize(batch)
+            own = self.system.similarity(batch, words).float()
+            other = self.system.similarity(batch, words[1:] + words[:1]).float()
+            padded = torch.full((len(words), WORDS), -1.0, device=own.device)
+            for row, each in zip(padded, words, strict=True):
+                row[: len(each)] = torch.tensor(each[:WORDS], dtype=torch.float32, device=own.device)
+            if len(words) == 1:
+                other = torch.full_like(other, torch.nan)
+            return torch.cat([own[:, None], other[:, None], padded], 1)
+
+        return self._embed(source, "tokenized", name, keys=("image",))
+
+    def drawn(self, texts: Sequence[str], seed: int) -> np.ndarray:
+        """Pictures of texts, uint8 [n, H, W, 3]. What is random in them follows from the seed and the texts that are
+        drawn together."""
+        return self._painted(Texts(texts), "drawn", self.system.draw, seed)
+
+    def repainted(self, source: Source, seed: int) -> np.ndarray:
+        """Pictures as the system's own tokenizer keeps them, uint8 [n, H, W, 3]; see ``drawn``."""
+        return self._painted(source, "repainted", self.system.repaint, seed)
+
+    def _painted(
+        self, source: Source, what: str, paint: Callable[[Batch, torch.Generator], Tensor], seed: int
+    ) -> np.ndarray:
+        def function(batch: Batch) -> Tensor:
+            drawn = int(digest_of([seed, to(batch, torch.device("cpu"))])[:15], 16)
+            pictures = paint(batch, torch.Generator(self.device).manual_seed(drawn))
+            sides = torch.tensor(pictures.shape[2:], device=self.device).expand(len(pictures), -1)
+            return torch.cat([sides, pictures.permute(0, 2, 3, 1).flatten(1)], 1)
+
+        values = self._embed(source, what, function, against=str(seed), batch=TILE).values
+        height, width = map(int, values[0, :2])
+        return values[:, 2:].astype(np.uint8).reshape(len(values), height, width, 3)
 
     def readable(self, source: Source) -> Iterator[tuple[int, Sample]]:
         """The readable samples with their places in the source."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,21 +29,29 @@ def statistics(table: Table) -> dict[str, Statistic]:
     return classification.statistics(table, table.where(control=""))
 
 
-class _Classification(Task):
+class OwnClasses(Task):
+    """A task for the classes that a system was trained on: the set has to name as many."""
+
     def refusal(self, system: Any, sample: Sample, evalset: EvalSet) -> str:
         named = len(evalset.test.classes)
+        known = getattr(system, "classes", named)
         return super().refusal(system, sample, evalset) or (
-            ""
-            if named == system.classes
-            else f"the source names {named} classes, the classifier knows {system.classes}"
+            "" if named == known else f"the source names {named} classes, the classifier knows {known}"
         )
 
 
-TASK = _Classification(
-    name=NAME,
-    needs=(("image",), ("label",)),
-    capabilities=((Classifies,),),
-    run=run,
-    statistics=statistics,
-    classifies=True,
-)
+def own_classifier(
+    name: str, run: Callable[..., Table], statistics: Callable[[Table], dict[str, Statistic]]
+) -> Task:
+    """A task for systems that classify, on sets of as many classes as they know."""
+    return OwnClasses(
+        name=name,
+        needs=(("image",), ("label",)),
+        capabilities=((Classifies,),),
+        run=run,
+        statistics=statistics,
+        classifies=True,
+    )
+
+
+TASK = own_classifier(NAME, run, statistics)

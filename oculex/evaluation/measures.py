@@ -16,7 +16,7 @@ import numpy as np
 Bound = Callable[[np.ndarray], np.ndarray]
 """Weights [draws, clusters] -> values [draws]."""
 
-LESS_IS_BETTER = ("nats_per_token", "median_rank", "unparsed", "broken_off", "repetitive")
+LESS_IS_BETTER = ("nats_per_token", "median_rank", "distance", "unparsed", "broken_off", "repetitive")
 """How the names of such metrics end."""
 
 

@@ -15,22 +15,30 @@ from oculex.contracts import BadSample, Sample, Source, UserError
 from oculex.evaluation import (
     captioning,
     compositional,
+    control,
     detection,
+    drawing,
     emergent,
+    finetune,
     grounding,
+    image_retrieval,
     knn,
     labels,
     language,
+    matching,
     probe,
     questions,
     retrieval,
+    segmentation,
+    shifts,
+    tokenization,
     zeroshot,
 )
 from oculex.evaluation.embed import Embedder
 from oculex.evaluation.prompts import prompts
 from oculex.evaluation.records import Table, concat
 from oculex.evaluation.statistics import Difference, Estimate, paired
-from oculex.evaluation.task import Context, EvalSet, Task
+from oculex.evaluation.task import Context, EvalSet, Task, Untrained
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -40,13 +48,22 @@ TASKS: dict[str, Task] = {
         retrieval.TASK,
         compositional.TASK,
         compositional.ORDER,
+        matching.TASK,
         emergent.TASK,
         language.TASK,
         questions.VQA,
         questions.POPE,
         captioning.TASK,
+        drawing.TASK,
+        tokenization.TASK,
         grounding.TASK,
         detection.TASK,
+        segmentation.TASK,
+        shifts.TASK,
+        image_retrieval.TASK,
+        control.CONTROL,
+        control.IMITATION,
+        finetune.TASK,
         knn.TASK,
         probe.TASK,
     )
@@ -75,23 +92,28 @@ def evaluate(
     cache: Path | None = None,
     limit: int | None = None,
     tasks: Sequence[str] | None = None,
+    also: Sequence[str] = (),
+    untrained: Untrained | None = None,
     precision: str = "32-true",
     batch: int = 256,
 ) -> Evaluation:
     """Asks a system everything that its capabilities and the sets' samples allow.
 
-    ``limit`` takes so many samples of each part, the same ones for every model. With ``cache`` an interrupted
-    evaluation goes on where it stopped. Under ``torch.distributed`` all ranks call this and get the same.
+    ``tasks``: those to ask; None: all but those that are asked where they are named, ``also`` names these. ``untrained``
+    is the system as its training began. ``limit`` takes so many samples of each part, the same ones for every model.
+    With ``cache`` an interrupted evaluation goes on where it stopped. Under ``torch.distributed`` all ranks call this
+    and get the same.
     """
-    unknown = [name for name in tasks or () if name not in TASKS]
+    unknown = [name for name in (*(tasks or ()), *also) if name not in TASKS]
     if unknown:
         raise UserError(f"no evaluation task {', '.join(unknown)}; there are {', '.join(TASKS)}")
     embedder = Embedder(system, device=device, cache=cache, limit=limit, precision=precision, batch=batch)
-    wanted = [task for name, task in TASKS.items() if tasks is None or name in tasks]
+    asked = [name for name, task in TASKS.items() if not task.named_only] if tasks is None else tasks
+    wanted = [task for name, task in TASKS.items() if name in (*asked, *also)]
     tables, skipped, refused = [], [], {}
     for name, evalset in sets.items():
         sample = _first(evalset.test)
-        context = Context(name, embedder, prompts(evalset.prompts), evalset.train)
+        context = Context(name, embedder, prompts(evalset.prompts), evalset.train, untrained, evalset.judges)
         for task in wanted:
             why = task.refusal(system, sample, evalset)
             if why:

@@ -125,6 +125,17 @@ def paired(
     return out
 
 
+def redrawn(
+    statistic: Statistic, clusters: np.ndarray, draws: int = 2000, seed: int | Sequence[int] = 0
+) -> tuple[float, np.ndarray]:
+    """A statistic, and what it is in each of the draws [draws] of its table's clusters. Equal seeds draw equally where
+    there are as many clusters, so values of several models can be compared draw by draw."""
+    code, m = codes(clusters)
+    bound = {"": statistic.bind(code, m)}
+    rng = np.random.default_rng(seed)
+    return float(bound[""](np.ones((1, m)))[0]), _evaluate(bound, _multiplicities(m, draws, rng))[""]
+
+
 def over_seeds(values: Sequence[float], level: float = 0.95) -> Estimate:
     """The mean over training seeds with Student's t interval; unbounded for a single seed."""
     n, value = len(values), float(np.mean(values))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
@@ -26,6 +26,23 @@ class EvalSet:
     train: Source | None = None
     prompts: str = "photo"
     """Prompt ensemble of the set: a name in ``oculex.evaluation.prompts``."""
+    judges: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
+    """Who says what was drawn, opened where that is asked: "detector", "clip"."""
+
+
+@dataclass
+class Untrained:
+    """The system as its training began, built again, and what was tuned from it: a run that is evaluated on its way tunes
+    that once."""
+
+    build: Callable[[], Any]
+    _tuned: dict[str, Any] = field(default_factory=dict)
+
+    def once(self, key: str, tune: Callable[[Any], Any]) -> Any:
+        """What ``tune`` makes of a fresh system, remembered under ``key``."""
+        if key not in self._tuned:
+            self._tuned[key] = tune(self.build())
+        return self._tuned[key]
 
 
 @dataclass(frozen=True)
@@ -36,6 +53,8 @@ class Context:
     embedder: Embedder
     prompts: tuple[str, ...]
     train: Source | None = None
+    untrained: Untrained | None = None
+    judges: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,6 +75,10 @@ class Task:
     """Needs the names of the classes."""
     package: str = ""
     """Needs this package, of the extra "text"."""
+    judges: tuple[str, ...] = ()
+    """Needs one of these judges."""
+    named_only: bool = False
+    """Trains the system instead of asking it, which may take long: run where it is named, left out of "everything"."""
 
     def refusal(self, system: Any, sample: Sample, evalset: EvalSet) -> str:
         """Why this task is not for this system and set; empty where it is."""
@@ -69,6 +92,10 @@ class Task:
             return f"{self.package} is not installed; pip install 'oculex[text]'"
         if self.classifies and len(evalset.test.classes) < 2:
             return "the source names no classes"
+        if self.judges and not set(self.judges) & set(evalset.judges):
+            return "nobody judges it; name someone by --set " + " or ".join(
+                f"evaluation.judges.{name}=NAME" for name in self.judges
+            )
         if self.trains and evalset.train is None:
             return "the set has no training part"
         return ""

@@ -46,6 +46,15 @@ class Teacher(nn.Module):
     def train(self, mode: bool = True) -> Teacher:
         return super().train(False)
 
+    def release(self) -> None:
+        """Makes parameters again of the weights that its networks' originals train, for whoever trains the teacher itself
+        from here on."""
+        for name, followed in self._followed.items():
+            for path, _ in followed.named_parameters():
+                owner, _, leaf = f"{name}.{path}".rpartition(".")
+                module = self.get_submodule(owner)
+                module.register_parameter(leaf, nn.Parameter(module._buffers.pop(leaf)))  # type: ignore[arg-type]
+
     @torch.no_grad()
     def forward(self, x: Any) -> Any:
         """One network after the other; of the first, ``x`` is whatever it takes."""

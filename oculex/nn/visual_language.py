@@ -118,10 +118,15 @@ class VisualLanguageModel(ImageEncoder):
             encoded = self.chat.prompt(turns, [self.visual] if view else [], sample["id"])
             return view | {"tokens": encoded.tokens, "visual": encoded.visual}
         image = self._around() if "image" in sample else ()
-        turns = _talked(talk, image) if talk else _turns(self._pairs(sample, rng), image)
+        turns = self.conversation(sample, rng, image)
         counts = [self.visual] if image else []
         encoded = self.chat.encode(turns, counts, sample["id"]).cut(c.context, sample["id"])
         return view | {"tokens": encoded.tokens, "visual": encoded.visual, "trained": encoded.trained}
+
+    def conversation(self, sample: Sample, rng: np.random.Generator, image: tuple[Any, ...]) -> list[Turn]:
+        """What is learnt of a sample, with ``image`` before the first thing that is asked."""
+        talk = sample.get("conversation")
+        return _talked(talk, image) if talk else _turns(self._pairs(sample, rng), image)
 
     def _around(self) -> tuple[Any, ...]:
         return (self.config.before_image, IMAGE, self.config.after_image)

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from oculex import runs
-from oculex.contracts import AttendsToPatches, RepresentsPatches, Source, UserError
+from oculex.contracts import AttendsToPatches, Batch, RepresentsPatches, Source, UserError
 from oculex.data.collate import collate
 from oculex.report.picture import contact_sheet
 from oculex.training import loop, plan
@@ -47,37 +47,46 @@ def heat(attention: Tensor) -> Tensor:
     return (mean - low) / (mean.amax(dim=1, keepdim=True) - low).clamp_min(1e-12)
 
 
-def sheet(system: Any, source: Source, count: int = COUNT) -> bytes:
-    """A PNG: each column a picture, below it its patches' components and its attention, where the system shows them.
+def rows(system: Any, batch: Batch) -> dict[str, np.ndarray]:
+    """uint8 [B, rows, columns, 3] by name: each "picture" as the system is given it, the "components" of its patches,
+    and its "attention" where the system shows it.
 
-    Raises UserError for a system that shows neither.
+    Raises UserError for a system that has no features of patches.
     """
-    if not isinstance(system, RepresentsPatches):
-        raise UserError(f"{type(system).__name__} has no features of patches to draw")
-    shown: Any = system
-    step = max(1, len(source) // count)
-    views = [shown.view(source[index], None) for index in range(0, len(source), step)][:count]
-    batch = collate(views)
-    rows, names = [batch["image"].permute(0, 2, 3, 1).numpy()], ["picture"]
+    _check(system)
+    found = {"picture": batch["image"].permute(0, 2, 3, 1).cpu().numpy()}
     with torch.inference_mode():
         features, grid = system.patch_features(batch)
-        rows.append(_tiles(components(features), grid))
-        names.append("components")
+        found["components"] = _tiles(components(features.cpu()), grid)
         if isinstance(system, AttendsToPatches):
             attention, grid = system.patch_attention(batch)
-            rows.append(_tiles(heat(attention)[..., None].expand(-1, -1, 3), grid))
-            names.append("attention")
-    pictures = np.stack([_resized(picture) for row in rows for picture in row])
-    texts = [name if n == 0 else "" for name in names for n in range(len(views))]
+            found["attention"] = _tiles(heat(attention.cpu())[..., None].expand(-1, -1, 3), grid)
+    return found
+
+
+def sheet(system: Any, source: Source, count: int = COUNT) -> bytes:
+    """A PNG: each column a picture of the source, below it what ``rows`` has of it."""
+    _check(system)
+    step = max(1, len(source) // count)
+    views = [system.view(source[index], None) for index in range(0, len(source), step)][:count]
+    found = rows(system, collate(views))
+    pictures = np.stack([resized(picture) for row in found.values() for picture in row])
+    texts = [name if n == 0 else "" for name in found for n in range(len(views))]
     return contact_sheet(pictures, len(views), texts)
+
+
+def _check(system: Any) -> None:
+    if not isinstance(system, RepresentsPatches):
+        raise UserError(f"{type(system).__name__} has no features of patches to draw")
 
 
 def _tiles(values: Tensor, grid: tuple[int, int]) -> np.ndarray:
     return (values.reshape(len(values), *grid, 3) * 255).round().byte().numpy()
 
 
-def _resized(picture: np.ndarray) -> np.ndarray:
-    return np.asarray(Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.NEAREST))
+def resized(picture: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """[side, side, 3], its pixels as squares."""
+    return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.NEAREST))
 
 
 def main(run: Path, out: Path) -> None:

@@ -32,8 +32,8 @@ def render(template: str, **values: Any) -> str:
     """A page under a content security policy: no resource but inlined images, no script but ours."""
     style, script = _asset("style.css"), _asset("chart.js")
     policy = (
-        f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data:; media-src data:; style-src '{_digest(style)}'; "
+        f"script-src '{_digest(script)}'; base-uri 'none'; form-action 'none'"
     )
     page = _environment().get_template(template)
     return page.render(policy=policy, style=Markup(style), script=Markup(script), **values)

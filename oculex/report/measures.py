@@ -14,9 +14,15 @@ TASKS = {
     "retrieval": "Retrieval",
     "knn": "Nearest neighbours",
     "probe": "Linear probe",
+    "finetune": "Fine-tuning on few labels",
+    "control": "Control, closed loop",
+    "imitation": "Imitation of a demonstrator",
     "emergent": "Between modalities",
     "compositional": "Composition",
     "order": "Order of words",
+    "matching": "Matching by the fusion encoder",
+    "drawing": "Drawing",
+    "tokenization": "Image tokenizer",
 }
 DIRECTION = re.compile(r"([a-z]+_to_[a-z]+)_(.+)")
 """How retrieval names its metrics: what asks, what is searched, and the measure."""
@@ -30,7 +36,22 @@ SHARES = {
     "worst_prompt_top1": "top-1, worst prompt",
     "best_prompt_top1": "top-1, best prompt",
     "prompt_spread": "best minus worst prompt",
+    "untrained_top1": "top-1, the same network from fresh weights",
+    "gain_over_untrained": "top-1 gained by pretraining",
     "wrong_image_top1": "top-1 shown another image",
+    "success": "episodes that succeed",
+    "no_image_success": "succeed without seeing",
+    "wrong_instruction_success": "succeed told another thing",
+    "untrained_success": "succeed untrained",
+    "expert_success": "the expert's that succeed",
+    "chance_success": "succeed by random actions",
+    "objects": "all that the text names is drawn",
+    "colour": "in its colour",
+    "shape": "in its shape",
+    "relation": "as the objects stand",
+    "wrong_image_objects": "all that it names, in another text's drawing",
+    "real_objects": "all that it names, in the scene itself",
+    "repainted_objects": "all that it names, in the scene through the tokenizer",
     "r1": "recall at 1",
     "r5": "recall at 5",
     "r10": "recall at 10",
@@ -41,12 +62,13 @@ SHARES = {
     "never_paired_r10": "recall at 10, modalities never paired",
     "paired_r10": "recall at 10, modalities with text",
 }
-BY_KIND = ("compositional", "order")
+BY_KIND = ("compositional", "order", "matching")
 """Tasks that name their metrics by the kind of what is asked; each is a share of the answers."""
 KINDS = {
     "relation": "relation told from its reverse",
     "attribution": "attributes told from exchanged ones",
     "order": "caption told from other orders of its words",
+    "caption": "caption told from another image's",
 }
 """Of our own tasks; benchmarks name others."""
 ENDINGS = {"_macro": ", mean over groups", "_wrong_image": ", shown another image", "_chance": ", by chance"}
@@ -177,6 +199,13 @@ def chance(
     count = classes.get((measure.set, measure.task))
     among = {"top1": 1, "mean_per_class": 1, "top5": 5}.get(rest)
     return min(1.0, among / count) if count and among else None
+
+
+def untrained(measure: Measure, metrics: Mapping[str, Estimate]) -> float | None:
+    """What the same network reaches from fresh weights, where it was asked."""
+    where, metric = measure.name.rpartition("/")[::2]
+    found = metrics.get(f"{where}/untrained_{metric}")
+    return found["value"] if found is not None else None
 
 
 def is_chance(name: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from oculex import catalog
 from oculex.evaluation.curves import along
-from oculex.report import charts, commands, confusion, drawn, gallery, modalities, stream
+from oculex.report import charts, commands, confusion, drawings, drawn, filmed, gallery, modalities, stream
 from oculex.report.html import render, svg
 from oculex.report.measures import (
     Estimate,
@@ -23,6 +23,7 @@ from oculex.report.measures import (
     is_chance,
     known,
     share,
+    untrained,
 )
 from oculex.training.folder import RunFolder, read_json, read_lines, write_text
 
@@ -54,6 +55,8 @@ def write_report(run: Path) -> Path:
         learning=_learning(evaluations, classes),
         gallery=gallery.section(folder.path),
         drawn=drawn.section(folder.path),
+        drawings=drawings.section(folder.records),
+        films=filmed.section(folder.path),
         confusion=confusion.section(tables),
         modalities=modalities.section(tables),
         stream=stream.section(folder.records),
@@ -66,6 +69,20 @@ def write_report(run: Path) -> Path:
     )
     write_text(folder.path / "report.html", page)
     return folder.path / "report.html"
+
+
+def overview(run: Path) -> dict[str, Any]:
+    """What stands at the top of the run's page: its ``head`` and the ``numbers`` that sum it up."""
+    folder = RunFolder.open(Path(run))
+    recipe, lines = read_json(folder.recipe), list(read_lines(folder.metrics))
+    evaluations = [line for line in read_lines(folder.evaluations) if line["metrics"]]
+    metrics, classes = _metrics(folder, evaluations), confusion.classes(confusion.tables(folder.records))
+    machine = folder.path / "machine.json"
+    where = commands.flat(read_json(machine)) if machine.is_file() else {}
+    return {
+        "head": _head(folder, recipe, lines, where),
+        "numbers": [_estimate(name, metrics, classes) for name in headlines(metrics)],
+    }
 
 
 def _head(
@@ -133,6 +150,7 @@ def _estimate(
         "span": m.span(e),
         "n": f"{e['n']:,}" if e.get("n") is not None else "",
         "chance": m.text(by_chance) if by_chance is not None else "",
+        "untrained": m.text(fresh) if (fresh := untrained(m, metrics)) is not None else "",
         "bar": svg(bar),
     }
 

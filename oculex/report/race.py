@@ -11,7 +11,7 @@ from typing import Any
 from oculex.evaluation.measures import LESS_IS_BETTER
 from oculex.report import charts
 from oculex.report.html import render, svg
-from oculex.report.measures import Estimate, Measure, chance, headlines, known, number, span
+from oculex.report.measures import Estimate, Measure, chance, headlines, known, number, span, untrained
 from oculex.training.folder import write_text
 
 
@@ -29,6 +29,7 @@ def write_race(race: Mapping[str, Any], out: Path) -> None:
         title=_title(list(systems)),
         measure=m,
         said=conclusion(race),
+        next=_next(race),
         terms=f"{', '.join([data] if isinstance(data, str) else data)}; {race['budget']} each{seed}",
         by_time=svg(charts.adaptive(by_time, "seconds of training", m.label, share=m.share)),
         by_samples=svg(charts.adaptive(by_samples, "samples seen", m.label, share=m.share)),
@@ -66,7 +67,47 @@ def conclusion(race: Mapping[str, Any]) -> str:
     if close:
         said += f" It cannot be told apart from {_listed(close)}: the interval of the difference holds 0."
     seeds = "One seed: what another would change is not in these intervals."
-    return " ".join(filter(None, (said, _elsewhere(race), seeds)))
+    return " ".join(filter(None, (said, _worth(race), _elsewhere(race), seeds)))
+
+
+def _gains(race: Mapping[str, Any]) -> dict[str, _Lead]:
+    """What training gave each system that was judged beside the same network from fresh weights."""
+    m = Measure.of(f"{race['metric'].rpartition('/')[0]}/gain_over_untrained")
+    found = {name: system.get("metrics", {}).get(m.name) for name, system in race["systems"].items()}
+    return {name: _Lead.of(m, e, 1) for name, e in found.items() if e is not None}
+
+
+def _worth(race: Mapping[str, Any]) -> str:
+    """Whether training was worth its time, where that is known."""
+    gains = _gains(race)
+    if not gains:
+        return ""
+    gained = [f"{name} {gain}" for name, gain in gains.items() if gain.clear > 0]
+    unclear = [f"{name}, {gain}" for name, gain in gains.items() if not gain.clear]
+    lost = [f"{name} {-gain}" for name, gain in gains.items() if gain.clear < 0]
+    said = []
+    if gained:
+        said.append(
+            f"Over the same network from fresh weights, tuned in the same way, training gained {_listed(gained)}."
+        )
+    if unclear:
+        said.append(f"Whether it gained anything cannot be told of {_listed(unclear)}.")
+    if lost:
+        said.append(f"It cost {_listed(lost)}.")
+    if not gained:
+        said.append("So none is worth its time here yet: train longer, or on more unlabelled images.")
+    return " ".join(said)
+
+
+def _next(race: Mapping[str, Any]) -> str:
+    """How the best system's encoder is tuned on more labels, where its training was worth it."""
+    leader = race["leader"]
+    gain = _gains(race).get(leader)
+    if gain is None or gain.clear <= 0:
+        return ""
+    return (
+        f"oculex train supervised --data LABELLED --set init.run={race['systems'][leader].get('run', leader)}"
+    )
 
 
 def _elsewhere(race: Mapping[str, Any]) -> str:
@@ -161,12 +202,16 @@ def _rows(race: Mapping[str, Any], m: Measure) -> list[dict[str, Any]]:
     for name in order:
         system, final = systems[name], systems[name]["final"]
         low, high = (final[k] if known(final.get(k)) else final["value"] for k in ("low", "high"))
+        fresh = untrained(m, system.get("metrics", {}))
         rows.append(
             {
                 "name": name,
                 "value": m.text(final["value"]),
                 "span": m.span(final),
-                "bar": svg(charts.interval(final["value"], low, high, scale=scale, colour=colours[name])),
+                "bar": svg(
+                    charts.interval(final["value"], low, high, scale=scale, colour=colours[name], level=fresh)
+                ),
+                "fresh": m.text(fresh) if fresh is not None else "",
                 "n": f"{final['n']:,}" if final.get("n") else "",
                 "parameters": f"{system['parameters']:,}" if system.get("parameters") else "–",
                 "rate": number(system.get("samples_per_s")),

@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from oculex.report import commands, confusion
-from oculex.report.measures import Estimate, Measure, chance, duration, headlines, is_chance, number, span
+from oculex.report.measures import (
+    Estimate,
+    Measure,
+    chance,
+    duration,
+    headlines,
+    is_chance,
+    number,
+    span,
+    untrained,
+)
 from oculex.training import checkpoint
 from oculex.training.folder import RunFolder, read_json, read_lines
 
@@ -87,7 +97,11 @@ def _rows(
                 f"{m.set}: {label}" if title and len(sets) > 1 else label,
                 m.text(e["value"]),
                 m.span(e),
-                f"chance {m.text(by_chance)}" if by_chance is not None else "",
+                ", ".join(
+                    f"{what} {m.text(level)}"
+                    for what, level in (("untrained", untrained(m, metrics)), ("chance", by_chance))
+                    if level is not None
+                ),
                 f"n = {e['n']:,}",
             )
         )

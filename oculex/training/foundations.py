@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from oculex import catalog
-from oculex.contracts import System, UserError
+from oculex.contracts import Recipe, System, UserError
 from oculex.data.assets import RunAssets
+from oculex.data.order import mix
 from oculex.data.sources.files import cache_folder, digest
 from oculex.nn.published import blip2
 from oculex.nn.timm_classifier import TimmClassifier
 from oculex.training import checkpoint, plan, ranks, recipes
 from oculex.training.folder import RunFolder, finished
+
+BEGINNING = 0x1417
+"""With a run's seed, what its first weights are drawn from."""
 
 
 def foundation(spec: str) -> Any:
@@ -67,13 +72,21 @@ def load(folder: RunFolder) -> System:
     return system
 
 
+def fresh(recipe: Recipe, folder: RunFolder) -> System:
+    """The system of a run as its training began it, before any weights that ``recipe.init`` names; torch's generator is
+    left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(mix(recipe.seed, BEGINNING))
+        return catalog.load(recipe.system).system.build(recipe.model, RunAssets(folder.assets, None))
+
+
 def _trained(name: str, preset: str) -> RunFolder:
     from filelock import FileLock
 
     from oculex.training import loop
 
     recipe = recipes.preset(catalog.load(name), name, preset)
-    tree = json.dumps(recipes.to_tree(recipe), sort_keys=True)
+    tree = recipes.identity(recipe)
     pool = plan.open_pool(recipe.data.sources, recipe.data.holdout)
     key = digest([tree, sorted(pool.fingerprints().items())])
     path = cache_folder() / "foundations" / f"{name}-{preset}-{key}"

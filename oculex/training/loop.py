@@ -80,7 +80,7 @@ class Training:
     ) -> None:
         self.recipe, self.folder, self.fabric, self.pools, self.quiet = recipe, folder, fabric, pools, quiet
         self.pool = pools[recipe.data.sources]
-        torch.manual_seed(mix(recipe.seed, 0x1417))
+        torch.manual_seed(mix(recipe.seed, foundations.BEGINNING))
         assets = RunAssets(
             folder.assets, self.pool.texts, self.pool.classes(), self.pool.train, foundations.foundation
         )

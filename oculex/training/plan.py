@@ -119,13 +119,15 @@ Pools = dict[tuple[str, ...], Pool]
 
 
 def source_texts(source: Source) -> Any:
-    """The captions of a source; class names where samples have labels and no captions."""
+    """The captions of a source, and what robots are told."""
     for index in range(len(source)):
         try:
             sample = source[index]
         except BadSample:
             continue  # counted and named when it is trained on
         yield from captions(sample)
+        if "instruction" in sample:
+            yield sample["instruction"]
 
 
 def open_pool(specs: Sequence[str], holdout: float) -> Pool:

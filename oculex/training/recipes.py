@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, get_type_hints
 
-from oculex.contracts import Plugin, Recipe, UserError
+from oculex.contracts import Judges, Plugin, Recipe, UserError
 
 
 def preset(plugin: Plugin, system: str, name: str) -> Recipe:
@@ -21,6 +21,23 @@ def preset(plugin: Plugin, system: str, name: str) -> Recipe:
 def to_tree(recipe: Recipe) -> dict[str, Any]:
     """The recipe as nested dicts and lists that JSON can hold."""
     return json.loads(json.dumps(dataclasses.asdict(recipe)))
+
+
+def identity(recipe: Recipe) -> str:
+    """What names a run in a cache: the tree as text. Fields that came later are left out where they have their default,
+    so that what was run before keeps its name."""
+    tree = to_tree(recipe)
+    for path, default in _LATER.items():
+        *parents, last = path.split(".")
+        part = tree
+        for parent in parents:
+            part = part[parent]
+        if part[last] == default:
+            del part[last]
+    return json.dumps(tree, sort_keys=True)
+
+
+_LATER = {"evaluation.judges": dataclasses.asdict(Judges())}
 
 
 def from_tree(tree: Mapping[str, Any], config: type) -> Recipe:

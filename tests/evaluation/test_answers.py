@@ -183,5 +183,15 @@ def test_a_description_names_the_class_where_it_holds_all_its_words():
     """Of images 0 to 7 the third and the seventh, which are green; the others are called another colour."""
     metrics = evaluate(Seer(), {"s": EvalSet("s", Named())}, tasks=("captioning",)).metrics
     assert metrics["s/captioning/named"].value == 2 / 8
-    assert metrics["s/captioning/named"].n == 8
+    assert metrics["s/captioning/named"].n == metrics["s/captioning/whole_and_named"].n == 8
+    assert metrics["s/captioning/whole"].value == 7 / 8
+    assert metrics["s/captioning/whole_and_named"].value == 2 / 8
+
+    class Breaking(Seer):
+        def say(self, asked, pixel):
+            return super().say(asked, pixel).rstrip(".") if pixel == 2 else super().say(asked, pixel)
+
+    metrics = evaluate(Breaking(), {"s": EvalSet("s", Named())}, tasks=("captioning",)).metrics
+    assert metrics["s/captioning/named"].value == 2 / 8
+    assert metrics["s/captioning/whole_and_named"].value == 1 / 8
     assert "s/captioning/wrong_image_named" in metrics

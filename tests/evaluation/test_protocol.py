@@ -43,14 +43,14 @@ def tasks_of(found):
 def test_tasks_follow_from_capabilities_and_samples():
     system, source = made()
     both = evaluate(system, {"s": EvalSet("s", source, source)})
-    assert tasks_of(both) == {"zeroshot", "retrieval", "order", "knn", "probe"}
+    assert tasks_of(both) == {"zeroshot", "retrieval", "order", "image_retrieval", "knn", "probe"}
     assert next(iter(both.metrics)) == "s/zeroshot/top1"
     assert tasks_of(evaluate(system, {"s": EvalSet("s", without(source, "label"), None)})) == {
         "retrieval",
         "order",
     }
     no_captions = evaluate(system, {"s": EvalSet("s", without(source, "captions"))})
-    assert tasks_of(no_captions) == {"zeroshot"}
+    assert tasks_of(no_captions) == {"zeroshot", "image_retrieval"}
     assert (
         no_captions.refused.items()
         >= {

@@ -116,11 +116,44 @@ def test_a_race_tells_in_what_another_one_is_better(tmp_path):
     assert "In all else" not in (tmp_path / "race.html").read_text(encoding="utf-8")
 
 
+def pretrained():
+    """The race of three, judged beside the same networks from fresh weights."""
+    result, task = race(), "world/finetune"
+    gains = {"clip": difference(0.08), "negclip": difference(0.01), "tips": difference(-0.05)}
+    for name, system in result["systems"].items():
+        fresh = estimate(system["final"]["value"] - gains[name]["value"], 0.02, 2000)
+        system["metrics"] = {f"{task}/top1": system["final"], f"{task}/untrained_top1": fresh,
+                             f"{task}/gain_over_untrained": gains[name]}  # fmt: skip
+    return result | {"metric": f"{task}/top1"}
+
+
+def test_a_race_tells_what_pretraining_was_worth(tmp_path):
+    said = conclusion(pretrained())
+    assert "training gained clip 8 points (6 to 10)." in said
+    assert "Whether it gained anything cannot be told of negclip, 1 points (−1 to 3)." in said
+    assert "It cost tips 5 points (3 to 7)." in said
+    assert "worth its time" not in said
+    without = pretrained()
+    for system in without["systems"].values():
+        system["metrics"]["world/finetune/gain_over_untrained"] = difference(0.01)
+    assert "none is worth its time here yet: train longer" in conclusion(without)
+    assert "fresh weights" not in conclusion(race())
+    write_race(pretrained(), tmp_path / "race.html")
+    page = text_of((tmp_path / "race.html").read_text(encoding="utf-8"))
+    assert "clip 63.3 % 61.3 to 65.3 % 55.3 %" in page.replace("\u202f", " ")
+    assert "oculex train supervised --data LABELLED --set init.run=clip" in page
+    write_race(without, tmp_path / "race.html")
+    assert "train supervised" not in (tmp_path / "race.html").read_text(encoding="utf-8")
+    write_race(race(), tmp_path / "race.html")
+    assert "fresh" not in (tmp_path / "race.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_browser_shows_both_silently(browser, tmp_path, width):
     write_ledger(claims(), tmp_path / "ledger.html")
     write_race(asked_more(), tmp_path / "race.html")
-    for name in ("ledger", "race"):
+    write_race(pretrained(), tmp_path / "pretrained.html")
+    for name in ("ledger", "race", "pretrained"):
         opened = Opened(browser, tmp_path / f"{name}.html", width)
         assert opened.said == []
         assert opened.own

@@ -6,7 +6,17 @@ import math
 
 import pytest
 
-from oculex.report.measures import Measure, chance, duration, headlines, is_chance, number, share, span
+from oculex.report.measures import (
+    Measure,
+    chance,
+    duration,
+    headlines,
+    is_chance,
+    number,
+    share,
+    span,
+    untrained,
+)
 from tests.report.conftest import estimate, metrics
 
 
@@ -105,3 +115,13 @@ def test_headlines_are_the_first_of_each_question():
     assert headlines(metrics(1.0), most=2) == names[:2]
     assert is_chance("world/retrieval/image_to_text_chance_r1")
     assert not is_chance("world/retrieval/image_to_text_r1")
+
+
+def test_the_same_network_from_fresh_weights_is_known_where_it_was_asked():
+    found = {
+        "world/finetune/top1": estimate(0.5, 0.02, 100),
+        "world/finetune/untrained_top1": estimate(0.4, 0.02, 100),
+    }
+    assert untrained(Measure.of("world/finetune/top1"), found) == 0.4
+    assert untrained(Measure.of("world/finetune/untrained_top1"), found) is None
+    assert untrained(Measure.of("world/knn/top1"), found) is None

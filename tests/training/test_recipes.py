@@ -80,3 +80,13 @@ def test_unknown_keys_in_a_file_are_errors_at_any_depth():
 def test_what_no_single_type_can_say(change, said):
     with pytest.raises(UserError, match=said):
         recipes.change(replace(BASE, accumulate=4), [change])
+
+
+def test_what_came_later_leaves_the_names_of_earlier_runs_as_they_were():
+    tree = json.loads(recipes.identity(BASE))
+    assert "judges" not in tree["evaluation"]
+    full = recipes.to_tree(BASE)
+    assert full["evaluation"].pop("judges") == {"detector": "", "clip": ""}
+    assert tree == full
+    judged = recipes.change(BASE, ["evaluation.judges.clip=clip:tiny"])
+    assert json.loads(recipes.identity(judged))["evaluation"]["judges"]["clip"] == "clip:tiny"
