@@ -47,7 +47,7 @@ class FusedPairs(FusionInBackbone):
         self.word_head = WordHead(c.embedding, c.vocabulary)
         self.match_head = nn.Linear(2 * c.embedding, 2)
         poolers = (self.alone_image, self.alone_text, self.fused_image, self.fused_text)
-        self.draw(*poolers, self.word_head, self.match_head)
+        self.draw_weights(*poolers, self.word_head, self.match_head)
 
     # ------------------------------------------------------------------------------------------ alone
 

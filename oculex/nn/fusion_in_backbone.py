@@ -146,9 +146,9 @@ class FusionInBackbone(ImageEncoder):
             self.to_each_other = FusionOnTop(
                 c.fusion, blocks[-1].dim, heads, c.text_width, c.text_heads, c.text_dropout
             )
-        self.draw(self.text, self.to_image, self.to_text, *filter(None, [self.to_each_other]))
+        self.draw_weights(self.text, self.to_image, self.to_text, *filter(None, [self.to_each_other]))
 
-    def draw(self, *parts: nn.Module) -> None:
+    def draw_weights(self, *parts: nn.Module) -> None:
         """Fresh weights of parts, with the configured deviation."""
         for part in parts:
             part.apply(partial(drawn_as_berts, deviation=self.config.deviation))

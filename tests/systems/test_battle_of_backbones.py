@@ -247,7 +247,8 @@ def test_it_learns_from_real_photos(real_data, tmp_path, evidence):
     dense = short(metrics_of(folder), "segmentation/miou", "segmentation/blind_miou", "detection/ap")
     steps = 600 if evidence.recording else 20
     asked = ["classify", "shifts", "image_retrieval"]
-    changes = SMALL | {"tasks": ["classification"], "evaluation.tasks": asked}
+    small = {name: value for name, value in SMALL.items() if name != "head_width"}
+    changes = small | {"tasks": ["classification"], "evaluation.tasks": asked}
     folder = runs.train("battle_of_backbones", data=[str(real_data / "cifar10/train.tar")], out=tmp_path / "cifar",
                         budget=f"{steps}steps", changes=changes, quiet=True)  # fmt: skip
     found = short(metrics_of(folder), "classify/top1", "shifts/top1", "image_retrieval/map_at_r")

@@ -327,7 +327,7 @@ def coloured(folder):
         pixels = np.clip(np.array(rgb) + rng.normal(0, 20, (16, 16, 3)), 0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(file, "PNG")
         pictures[str(n)] = file.getvalue()
-        thing = {"name": "square", "x": 0, "y": 0, "w": 16, "h": 16, "attributes": [name]}
+        thing = {"name": "square", "x": 0, "y": 0, "w": 16, "h": 16, "attributes": [name], "relations": []}
         graphs[str(n)] = {"width": 16, "height": 16, "objects": {"1": thing}}
     return str(gqa(folder, graphs, pictures))
 
