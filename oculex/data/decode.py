@@ -61,6 +61,8 @@ class Encoded:
             image, self._orientation = screen.jpeg(image)
         elif image[:2] in (b"II", b"MM"):
             screen.tiff(image)
+        elif image[:4] == b"GIF8":
+            image = screen.gif(image)
         picture = Image.open(io.BytesIO(image), formats=FORMATS)
         width, height = picture.size
         if width * height > MAX_PIXELS or _tile(picture) > MAX_PIXELS:

@@ -22,7 +22,7 @@ from oculex.world.words import MATERIAL_WORD
 SIZE = 64
 MOST = 6
 """Objects in a scene, so that labels repeat and some are hidden."""
-SCENES = 40
+SCENES = 80
 KNOWN = Known(
     {
         "colour": ("red", "blue", "green", "black"),
@@ -302,15 +302,14 @@ SEVERAL = {
 def test_several_pictures(name, many, truths):
     rng, judged = np.random.default_rng(2), 0
     groups = list(combinations(truths, many))
-    if (
-        many == 3 and "most" not in name and "least" not in name
-    ):  # for which all counts must differ: there are few
-        groups = groups[::20]
-    for group in groups:
+    for at in np.random.default_rng(4).permutation(len(groups)):
+        group = groups[at]
         for fact in GENERATORS[name].find([t.graph for t in group], rng, KNOWN):
             assert normal(fact.answer) == normal(SEVERAL[name](group, fact)), fact
             assert not set(fact.answer) & set(fact.wrong)
             judged += 1
+        if judged >= 100:  # of some generators there are few, as where all counts must differ
+            break
     assert judged > 0
 
 
