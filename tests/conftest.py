@@ -1,6 +1,8 @@
 """Shared fixtures. Shapes in signatures are checked at run time throughout the suite."""
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,33 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set OCULEX_REAL_DATA to a folder that has it")
     return folder
+
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium through playwright; the tests that open a page skip where there is none."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no Chromium on the path; install the package `chromium` to test pages in a browser")
+    sync = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed; pip install -e '.[dev]'"
+    )
+    with sync.sync_playwright() as play:
+        running = play.chromium.launch(executable_path=found, args=FLAGS)
+        yield running
+        running.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -229,13 +229,12 @@ def best_boxes(
     scores = found.words.float().sigmoid() @ shares.transpose(1, 2)
     scores = (scores * found.centred.float().sigmoid()[..., None]).sqrt()
     limits = extent.repeat(1, 2)
-    for own, boxes, score, limit, named in zip(
-        out, decoded(found.deltas.float(), squares), scores, limits, about.any(-1), strict=True
-    ):
+    each = zip(decoded(found.deltas.float(), squares), scores, limits, about.any(-1), strict=True)
+    for n, (boxes, score, limit, named) in enumerate(each):
         inside = torch.minimum(boxes.clamp(min=0), limit)
         top, place = score.topk(min(CANDIDATES, len(score)), dim=0)
         for phrase in named.nonzero()[:, 0].tolist():
             some, rated = inside[place[:, phrase]], top[:, phrase]
             kept = nms(some, rated, OVERLAP)[:most]
-            own[phrase, : len(kept)] = torch.cat([some[kept] / limit, rated[kept, None]], dim=1)
+            out[n, phrase, : len(kept)] = torch.cat([some[kept] / limit, rated[kept, None]], dim=1)
     return out

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,31 +30,6 @@ SHAPES = [
     "wedge",
 ]
 CLASSES = [f"{colour} {shape}" for shape in SHAPES for colour in COLOURS]
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Chromium through playwright; the tests that open a page skip where there is none."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("no Chromium on the path; install the package `chromium` to test pages in a browser")
-    sync = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed; pip install -e '.[dev]'"
-    )
-    with sync.sync_playwright() as play:
-        running = play.chromium.launch(executable_path=found, args=FLAGS)
-        yield running
-        running.close()
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import pytest
 from oculex import catalog, runs
 from oculex.training import recipes
 from tests import toys
-from tests.report.conftest import browser  # noqa: F401  a fixture
 
 pytest.importorskip("gradio", reason="the page needs gradio; pip install 'oculex[serve]'")
 
