@@ -182,9 +182,31 @@ PHRASES = """
 """
 
 
+class LaidOut(gr.HTML):
+    """A result under a template. What Handlebars made of it Gradio evaluates as a JavaScript template, so no text may
+    hold what opens an expression there: a word joiner, which is not seen, parts it."""
+
+    def postprocess(self, value: Any) -> Any:
+        return super().postprocess(inert(value))
+
+    def get_block_name(self) -> str:
+        return "html"
+
+
+def inert(value: Any) -> Any:
+    """The value with ``${`` of all its texts, and names, parted."""
+    if isinstance(value, str):
+        return value.replace("${", "$\u2060{")
+    if isinstance(value, Mapping):
+        return {inert(name): inert(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [inert(each) for each in value]
+    return value
+
+
 def laid_out(template: str, **more: Any) -> Any:
     """A result under a template."""
-    return gr.HTML(value={}, html_template=template, js_on_load=None, **more)
+    return LaidOut(value={}, html_template=template, js_on_load=None, **more)
 
 
 def first(sample: Mapping[str, Any], texts: Sequence[str]) -> list[Any]:
