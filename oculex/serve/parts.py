@@ -182,17 +182,6 @@ PHRASES = """
 """
 
 
-class LaidOut(gr.HTML):
-    """A result under a template. What Handlebars made of it Gradio evaluates as a JavaScript template, so no text may
-    hold what opens an expression there: a word joiner, which is not seen, parts it."""
-
-    def postprocess(self, value: Any) -> Any:
-        return super().postprocess(inert(value))
-
-    def get_block_name(self) -> str:
-        return "html"
-
-
 def inert(value: Any) -> Any:
     """The value with ``${`` of all its texts, and names, parted."""
     if isinstance(value, str):
@@ -205,8 +194,12 @@ def inert(value: Any) -> Any:
 
 
 def laid_out(template: str, **more: Any) -> Any:
-    """A result under a template."""
-    return LaidOut(value={}, html_template=template, js_on_load=None, **more)
+    """A result under a template. What Handlebars made of it Gradio evaluates as a JavaScript template, so no text may
+    hold what opens an expression there: a word joiner, which is not seen, parts it."""
+    made: Any = gr.HTML(value={}, html_template=template, js_on_load=None, **more)
+    send = made.postprocess
+    made.postprocess = lambda value: send(inert(value))
+    return made
 
 
 def first(sample: Mapping[str, Any], texts: Sequence[str]) -> list[Any]:
