@@ -54,17 +54,27 @@ def _bytes(payload: Any) -> bytes | None:
         return None
     if not payload.path or "://" in payload.path:
         raise _error("a picture has to be uploaded as a file")
-    path = Path(payload.path)
+    return _read(Path(payload.path))
+
+
+def _read(path: Path) -> bytes:
     if path.stat().st_size > MOST_BYTES:
         raise _error(f"a picture has at most {MOST_BYTES // 1_000_000} MB")
     return path.read_bytes()
 
 
-def given(picture: bytes | None) -> bytes:
+def loaded(picture: bytes | str | None) -> bytes | None:
+    """The picture, which Gradio gives by its path once an example was taken: it then makes the component again, and what
+    was replaced on the instance is lost. It has found the path to be in its folder of uploads."""
+    return _read(Path(picture)) if isinstance(picture, str) else picture
+
+
+def given(picture: bytes | str | None) -> bytes:
     """The picture; UserError where there is none."""
-    if picture is None:
+    found = loaded(picture)
+    if found is None:
         raise UserError("there is no picture yet; upload one, or take an example")
-    return picture
+    return found
 
 
 def whole(value: Any, name: str, low: int, high: int) -> int:

@@ -23,7 +23,8 @@ def answer(
 ) -> Iterator[str]:
     """The answer so far, again and again. Without a question the picture is described; without a picture the system is
     asked blindly."""
-    images = [] if picture is None else [("the picture", picture)]
+    file = parts.loaded(picture)
+    images = [] if file is None else [("the picture", file)]
     question = parts.text(question, "a question")
     most = parts.whole(most, "the most tokens", 1, TOKENS)
     temperature = parts.real(temperature, "the temperature", 0, 2)
