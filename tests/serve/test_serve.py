@@ -177,10 +177,12 @@ def test_who_stops_listening_stops_the_model(gpt):
     opened = Opened.of(gpt)
     views, say = runs.asked(opened.system, opened.name, (), "a photo")
     heard = spoken(opened, opened.collated(views), say, 20, 0.0, 0)
+    before = set(threading.enumerate())
     next(heard)
+    (writer,) = set(threading.enumerate()) - before
     heard.close()
     assert not opened.lock.locked()
-    assert threading.active_count() < 50
+    assert not writer.is_alive()
 
 
 def test_a_failure_of_the_model_is_not_swallowed(gpt):
