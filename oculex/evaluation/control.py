@@ -113,7 +113,9 @@ def _policies(
         return {n: advice[n] for n in told}
 
     own = by(system)
-    fresh = {"untrained": (by(context.untrained.build()), True)} if context.untrained is not None else {}
+    fresh = (
+        {"untrained": (by(context.untrained.build(system)), True)} if context.untrained is not None else {}
+    )
     return {
         "": (own, True),
         "no_image": (own, False),

@@ -206,7 +206,7 @@ def run(system: Any, source: Source, context: Context) -> Table:
     begun: dict[str, Callable[[], Tuned]] = {"": lambda: tuned(system.to(embedder.device))}
     if (fresh := context.untrained) is not None:
         begun[UNTRAINED] = lambda: fresh.once(
-            train.fingerprint(), lambda system: tuned(system.to(embedder.device))
+            train.fingerprint(), system, lambda begun: tuned(begun.to(embedder.device))
         )
     tables = []
     for control, begin in begun.items():

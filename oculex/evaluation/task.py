@@ -35,13 +35,22 @@ class Untrained:
     """The system as its training began, built again, and what was tuned from it: a run that is evaluated on its way tunes
     that once."""
 
-    build: Callable[[], Any]
+    begin: Callable[[], Any]
     _tuned: dict[str, Any] = field(default_factory=dict)
 
-    def once(self, key: str, tune: Callable[[Any], Any]) -> Any:
+    def build(self, trained: Any) -> Any:
+        """The fresh system. What only the data tell, such as the bounds of a robot's actions, it has from the trained one:
+        buffers that a module names in ``told``."""
+        system = self.begin()
+        for name, module in getattr(system, "named_modules", tuple)():
+            for told in getattr(module, "told", ()):
+                getattr(module, told).copy_(trained.get_submodule(name).get_buffer(told))
+        return system
+
+    def once(self, key: str, trained: Any, tune: Callable[[Any], Any]) -> Any:
         """What ``tune`` makes of a fresh system, remembered under ``key``."""
         if key not in self._tuned:
-            self._tuned[key] = tune(self.build())
+            self._tuned[key] = tune(self.build(trained))
         return self._tuned[key]
 
 

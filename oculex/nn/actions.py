@@ -27,6 +27,8 @@ class ActionTokens(nn.Module):
     """[2, D]: least and largest action."""
     values: Tensor
     """[D]: of a discrete dimension how many values it has, else 0."""
+    told = ("ids", "bounds", "values")
+    """Buffers that are the data's and that no training changes."""
 
     def __init__(self, dimensions: int, bins: int) -> None:
         super().__init__()

@@ -99,7 +99,10 @@ class TokenAttention(nn.Module):
             mixed = attend(q, k, v, seen=None if seen is None else seen[:, None, None])
         else:
             scores = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).float()
-            weights = (scores - scores.amax(-1, keepdim=True)).exp() * policy[:, None].float()
+            allowed = policy[:, None].float()
+            # where no key is allowed all weigh alike, and the choice has no gradient: it would be 1 / FILL
+            allowed = torch.where((allowed > 0.5).any(-1, keepdim=True), allowed, allowed.detach())
+            weights = (scores - scores.amax(-1, keepdim=True)).exp() * allowed
             weights = (weights + FILL / weights.shape[-1]) / (weights.sum(-1, keepdim=True) + FILL)
             mixed = weights.to(v.dtype) @ v
         return self.out(mixed.transpose(1, 2).flatten(2))

@@ -13,6 +13,9 @@ VIT: Mapping[str, Any] = {**IMAGE, "image_tower": "vit", "patch": 8, "width": 19
 """A vision transformer, for systems that need one."""
 FEW_PATCHES: Mapping[str, Any] = {**VIT, "patch": 16, "width": 128, "layers": (3,), "heads": 2}
 """A smaller one of large patches, which ``FEW_CONCEPTS`` teach enough in a minute."""
+MAP: Mapping[str, Any] = {**IMAGE, "layers": (1, 1, 1), "heads": 4}
+"""A residual one of three stages, whose map of 4 by 4 tells what is where; a small transformer's patches tell of the
+whole image alike."""
 TEXT: Mapping[str, Any] = {"text_width": 128, "text_layers": 3, "text_heads": 2}
 """A text tower, or a decoder."""
 WORDS: Mapping[str, Any] = {"context": 32, "vocabulary": 2048}

@@ -80,7 +80,10 @@ def fresh(recipe: Recipe, folder: RunFolder) -> System:
         return catalog.load(recipe.system).system.build(recipe.model, RunAssets(folder.assets, None))
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def _trained(name: str, preset: str) -> RunFolder:
+    """The run of the preset. An evaluation may be the first to ask for it, and computes without gradients."""
     from filelock import FileLock
 
     from oculex.training import loop

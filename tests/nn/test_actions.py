@@ -13,6 +13,7 @@ from tokenizers import models, pre_tokenizers
 from oculex.contracts import UserError
 from oculex.data.actions import ActionSpace, action_space, binned, unbinned
 from oculex.data.text import END, START, BytePair, train_tokenizer
+from oculex.evaluation import Untrained
 from oculex.nn.actions import ActionTokens, least_used_tokens, number_tokens
 from oculex.nn.generate import generate
 
@@ -157,3 +158,12 @@ def test_sources_of_two_robots_are_refused():
     fitted = ActionSpace.fitted(np.array([[0.0, 2.0], [1.0, 2.0]]))
     assert fitted.low == (0.0, 2.0)
     assert fitted.high == (1.0, 3.0)
+
+
+def test_an_untrained_control_says_the_same_actions_in_the_same_tokens():
+    """It is built without the data, which alone tell them."""
+    settled = ActionTokens(8, 21)
+    settled.settle(RT1, range(100, 121))
+    fresh = Untrained(lambda: ActionTokens(8, 21)).build(settled)
+    assert fresh.ids.tolist() == list(range(100, 121))
+    assert fresh.space == settled.space

@@ -105,6 +105,12 @@ def _tiny_patches() -> Recipe:
     )
 
 
+def _tiny_map() -> Recipe:
+    """Of as few classes with a residual tower: what images are named and painted by, place by place."""
+    recipe = _tiny_patches()
+    return replace(recipe, model=CLIPConfig(**{**tiny.DUAL, **tiny.MAP}, tokenizer="corpus:2048"))
+
+
 def _tiny_pairs() -> Recipe:
     """Of small scenes in which objects stand beside, behind and before each other: what is tuned to read relations."""
     recipe = _tiny()
@@ -243,6 +249,7 @@ SYSTEM = Plugin(
         "tiny": _tiny,
         "tiny_vit": _tiny_vit,
         "tiny_patches": _tiny_patches,
+        "tiny_map": _tiny_map,
         "tiny_pairs": _tiny_pairs,
         "tiny_judge": _tiny_judge,
         "rn50": partial(_paper, _resnet(224, 64, (3, 4, 6, 3), 1024, 512), 5e-4),

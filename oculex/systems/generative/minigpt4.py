@@ -170,8 +170,8 @@ _JUDGED = {
 CLAIMS = (
     Claim(
         "second_stage",
-        "A second stage on a few curated descriptions cures what a language model says after noisy pairs of breaking off "
-        "and repeating itself, while it goes on naming what is shown, though one linear layer is all that is trained.",
+        "A second stage on a few curated descriptions cures what a language model says after noisy pairs of breaking "
+        "off, while it goes on naming what is shown, though one linear layer is all that is trained.",
         "after the first stage incomplete and repeated sentences are frequent (authors' MiniGPT4_Train.md; abstract)",
         arms=(
             Arm("two stages", _METRIC, set=_JUDGED),

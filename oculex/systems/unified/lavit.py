@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -376,21 +376,26 @@ def _stages(tokenizer: float, painting: float, language: float) -> tuple[Stage, 
 
 
 def _tiny() -> Recipe:
-    """Scenes of one object of the embedded world: 256 codes, about 6 of them an image, drawn at 32 pixels."""
+    """Scenes of one object of the embedded world: 256 codes, about 6 of them an image, drawn at 32 pixels.
+
+    Small batches, for what an image is named by needs many updates, and gradients as they are: now and then that of the
+    selector is hundreds of times as large as all others, and would leave nothing of them.
+    """
     model = LaVITConfig(
-        **tiny.READS, merger_layers=1, merger_heads=2, merger_hidden=256, codes=256, code_decay=0.97, kept=3 / 8,
+        **{**tiny.READS, **tiny.MAP, "vision_foundation": "clip:tiny_map"}, merger_layers=1, merger_heads=2, merger_hidden=256, codes=256, code_decay=0.97, kept=3 / 8,
         kept_weight=10.0, picture=32,
-        predicts="sample", unet_channels=(32, 64), unet_condition=64, unet_cell=4, guidance=2.0, pixel_guidance=1.0,
+        predicts="sample", unet_channels=(64, 128), unet_condition=64, unet_cell=4, guidance=2.0, pixel_guidance=3.0,
         pixel_steps=10,
     )  # fmt: skip
+    tokenizer, *others = _stages(0.25, 0.4, 0.35)
     return Recipe(
         system="lavit",
         model=model,
-        budget="80e3samples",
-        batch=64,
+        budget="120e3samples",
+        batch=16,
         precision="32-true",
-        optimizer=Optimizer(lr=2e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.05, clip_norm=1.0),
-        stages=_stages(0.25, 0.4, 0.35),
+        optimizer=Optimizer(lr=1e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.05),
+        stages=(replace(tokenizer, lr_scale=(("*", 0.5),)), *others),
         data=Data(sources=(tiny.FEW_CONCEPTS,)),
         evaluation=Evaluation(
             tasks=("captioning", "drawing"), limit=500, judges=Judges("centernet:tiny", "clip:tiny_judge")
