@@ -45,7 +45,7 @@ from oculex.evaluation import records as tables
 from oculex.evaluation.drawn import drawn
 from oculex.evaluation.filmed import filmed
 from oculex.evaluation.gallery import gallery
-from oculex.nn.generate import Choice, choosing
+from oculex.nn.language.generate import Choice, choosing
 from oculex.training import foundations, loop, plan, ranks, recipes
 from oculex.training.folder import RunFolder, read_json, write_json
 from oculex.training.replay import repeat

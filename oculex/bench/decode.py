@@ -22,7 +22,7 @@ from oculex.contracts import UserError
 from oculex.data import augment
 from oculex.data.decode import Encoded, opened
 from oculex.data.order import generator
-from oculex.nn.dual_encoder import DualEncoderConfig
+from oculex.nn.joint.dual_encoder import DualEncoderConfig
 from oculex.world import make_scene, render
 
 SIZE = 224

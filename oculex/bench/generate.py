@@ -18,8 +18,8 @@ from torch import Tensor
 from oculex.bench.profile import operations
 from oculex.bench.rounds import duel, matmul_peak
 from oculex.data.collate import Ragged
-from oculex.nn.generate import generate
-from oculex.nn.language import LanguageConfig, language_model, padding_mask
+from oculex.nn.language.causal import LanguageConfig, language_model, padding_mask
+from oculex.nn.language.generate import generate
 
 MODEL = LanguageConfig(
     language="llama", language_width=256, language_layers=6, language_heads=4, context=256, vocabulary=128

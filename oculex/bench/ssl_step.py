@@ -18,7 +18,7 @@ from oculex.contracts import Batch, UserError
 from oculex.data import collate
 from oculex.data.multiview import WIDTH
 from oculex.nn.masking import random_mask
-from oculex.nn.teacher import rising
+from oculex.nn.memory.teacher import rising
 from oculex.systems.baselines.dino import DINO, DINOConfig
 from oculex.systems.baselines.mae import MAE, MAEConfig
 from oculex.training import optimizers

@@ -22,7 +22,7 @@ from oculex.bench.rounds import duel
 from oculex.contracts import Batch, Features
 from oculex.data.assets import RunAssets
 from oculex.data.collate import collate
-from oculex.nn.towers import image_tower
+from oculex.nn.image.towers import image_tower
 from oculex.systems.backbones.tinyvit import FastDistillation, TinyViTConfig
 
 CLASSES, BATCH = 21_841, 4

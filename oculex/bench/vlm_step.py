@@ -2,8 +2,8 @@
 
 What differs is how sequences of different lengths share a batch. Transformers' side is what its users run,
 ``LlavaForConditionalGeneration`` on sequences padded to the longest; ours lays them one after the other into rows, and
-asks for words only where an answer is learnt (``oculex.nn.multimodal``). Both train connector and language model and
-leave the image tower as it is, as LLaVA's second stage does.
+asks for words only where an answer is learnt (``oculex.nn.joint.multimodal``). Both train connector and language model
+and leave the image tower as it is, as LLaVA's second stage does.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from oculex.evaluation.compute import AUTOCAST
 from oculex.evaluation.measures import Statistic, contrast, mean
 from oculex.evaluation.records import Table, concat
 from oculex.evaluation.task import Context, Task
-from oculex.nn.teacher import Teacher
+from oculex.nn.memory.teacher import Teacher
 
 NAME = "finetune"
 UNTRAINED = "untrained"

@@ -39,8 +39,8 @@ class Untrained:
     _tuned: dict[str, Any] = field(default_factory=dict)
 
     def build(self, trained: Any) -> Any:
-        """The fresh system. What only the data tell, such as the bounds of a robot's actions, it has from the trained one:
-        buffers that a module names in ``told``."""
+        """The fresh system. What the data alone tell, such as the bounds of a robot's actions, it has from the trained
+        one: buffers that a module names in ``told``."""
         system = self.begin()
         for name, module in getattr(system, "named_modules", tuple)():
             for told in getattr(module, "told", ()):

@@ -11,9 +11,9 @@ from oculex import catalog, runs
 from oculex.contracts import UserError
 from oculex.data.assets import RunAssets
 from oculex.export.parity import Parity
-from oculex.nn.dual_encoder import DualEncoder
-from oculex.nn.image_encoder import ImageEncoder
-from oculex.nn.language import Speaks
+from oculex.nn.image.image_encoder import ImageEncoder
+from oculex.nn.joint.dual_encoder import DualEncoder
+from oculex.nn.language.causal import Speaks
 from oculex.training import checkpoint, loop, recipes
 from oculex.training.folder import RunFolder, write_json
 

@@ -10,7 +10,7 @@ import torch
 from oculex.contracts import Assets
 from oculex.data.text import save_tokenizer_config
 from oculex.export.parity import Parity, check, inputs
-from oculex.nn.language import Speaks
+from oculex.nn.language.causal import Speaks
 from oculex.nn.lora import adapted, merged
 
 

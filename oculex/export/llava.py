@@ -16,10 +16,10 @@ from oculex.data.collate import collate
 from oculex.data.sources.conversations import PLACE
 from oculex.data.text import BytePair, save_tokenizer_config
 from oculex.export.parity import Parity, check, images
-from oculex.nn.connectors import Projector
+from oculex.nn.joint.connectors import Projector
+from oculex.nn.joint.visual_language import VisualLanguageModel
 from oculex.nn.lora import adapted, merged
 from oculex.nn.published import names
-from oculex.nn.visual_language import VisualLanguageModel
 
 
 def fits(system: Any) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from oculex.contracts import Assets, UserError
 from oculex.data.collate import Ragged
 from oculex.export.parity import Parity, check, inputs
-from oculex.nn.dual_encoder import DualEncoder
+from oculex.nn.joint.dual_encoder import DualEncoder
 
 
 class _Image(nn.Module):

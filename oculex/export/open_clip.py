@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from oculex.contracts import Assets
 from oculex.data.collate import Ragged
 from oculex.export.parity import Parity, check, inputs
-from oculex.nn.dual_encoder import DualEncoder
+from oculex.nn.joint.dual_encoder import DualEncoder
 from oculex.nn.published import names
 from oculex.nn.published.open_clip import model_cfg, rules
 

@@ -19,11 +19,11 @@ from torch import nn
 
 from oculex.contracts import Assets, Classifies, UserError
 from oculex.export.parity import Parity, check, images
-from oculex.nn.backbones import tinyvit
-from oculex.nn.image_encoder import ImageEncoder
+from oculex.nn.image.backbones import tinyvit
+from oculex.nn.image.image_encoder import ImageEncoder
+from oculex.nn.image.towers import TOWERS
 from oculex.nn.published import names
 from oculex.nn.published.tinyvit import TIMM as TIMM_TINYVIT
-from oculex.nn.towers import TOWERS
 
 
 @dataclass(frozen=True)

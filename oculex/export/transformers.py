@@ -12,8 +12,8 @@ from oculex.data.collate import Ragged
 from oculex.data.text import END, START
 from oculex.export import language, llava
 from oculex.export.parity import Parity, check, inputs
-from oculex.nn.dual_encoder import DualEncoder
-from oculex.nn.language import Speaks
+from oculex.nn.joint.dual_encoder import DualEncoder
+from oculex.nn.language.causal import Speaks
 from oculex.nn.published import names
 from oculex.nn.published.transformers import ENDS, their_config
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from oculex.contracts import Batch, Tokenizer
-from oculex.nn.generate import Choice, choosing
+from oculex.nn.language.generate import Choice, choosing
 from oculex.serve.opened import Opened
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from oculex import catalog
 from oculex.contracts import Recipe, UserError
-from oculex.nn.plain_encoder import PlainEncoderConfig
-from oculex.nn.towers import FIELDS, timm_model, unused
+from oculex.nn.image.plain_encoder import PlainEncoderConfig
+from oculex.nn.image.towers import FIELDS, timm_model, unused
 from oculex.training import recipes
 from oculex.training.folder import RunFolder, read_json
 

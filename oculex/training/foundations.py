@@ -13,8 +13,8 @@ from oculex.contracts import Recipe, System, UserError
 from oculex.data.assets import RunAssets
 from oculex.data.order import mix
 from oculex.data.sources.files import cache_folder, digest
+from oculex.nn.image.timm_classifier import TimmClassifier
 from oculex.nn.published import blip2
-from oculex.nn.timm_classifier import TimmClassifier
 from oculex.training import checkpoint, plan, ranks, recipes
 from oculex.training.folder import RunFolder, finished
 

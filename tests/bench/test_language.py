@@ -6,7 +6,7 @@ from lightning_fabric import Fabric
 
 from oculex.bench import generate, vlm_step
 from oculex.data.collate import Ragged
-from oculex.nn.language import LanguageConfig
+from oculex.nn.language.causal import LanguageConfig
 
 transformers = pytest.importorskip("transformers")
 SMALL = LanguageConfig(

@@ -97,7 +97,7 @@ def test_timm_opens_its_image_tower(run, tmp_path):
 def test_a_timm_tower_goes_back_to_timm(tmp_path, tower):
     timm = pytest.importorskip("timm")
     from oculex.export.timm import export as to_timm
-    from oculex.nn.dual_encoder import DualEncoder
+    from oculex.nn.joint.dual_encoder import DualEncoder
 
     system = DualEncoder(replace(VIT, image_tower=tower, image_size=64)).eval()
     (parity,) = to_timm(system, RunAssets(None, None), tmp_path / "out")
@@ -118,7 +118,7 @@ def test_a_classifier_goes_to_timm_with_its_classes(tmp_path, tower, pool):
     """Every weight is moved from where it starts, so that what is swapped or left out shows."""
     timm = pytest.importorskip("timm")
     from oculex.export.timm import export as to_timm
-    from oculex.nn.classifier import Classifier, ClassifierConfig
+    from oculex.nn.image.classifier import Classifier, ClassifierConfig
     from oculex.systems.backbones.tinyvit import FastDistillation, TinyViTConfig
 
     assets, sizes = RunAssets(None, None, CLASSES), {"patch": 8, "width": 64, "layers": (2,), "heads": 2}
@@ -145,7 +145,7 @@ def test_a_classifier_goes_to_timm_with_its_classes(tmp_path, tower, pool):
 def test_an_encoder_without_a_classifier_gives_timm_its_features(tmp_path):
     timm = pytest.importorskip("timm")
     from oculex.export.timm import export as to_timm
-    from oculex.nn.plain_encoder import PlainEncoder, PlainEncoderConfig
+    from oculex.nn.image.plain_encoder import PlainEncoder, PlainEncoderConfig
 
     config = PlainEncoderConfig(image_size=32, patch=8, width=64, layers=(2,), heads=2, pool="mean")
     (parity,) = to_timm(PlainEncoder(config).eval(), RunAssets(None, None), tmp_path / "out")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from oculex import export, runs
 from oculex.contracts import UserError
-from oculex.nn.dual_encoder import DualEncoder
+from oculex.nn.joint.dual_encoder import DualEncoder
 from oculex.nn.published import outside
 from oculex.training.checkpoint import read_tensors
 from tests.export.test_export import VIT

@@ -14,8 +14,8 @@ from oculex.contracts import UserError
 from oculex.data.actions import ActionSpace, action_space, binned, unbinned
 from oculex.data.text import END, START, BytePair, train_tokenizer
 from oculex.evaluation import Untrained
-from oculex.nn.actions import ActionTokens, least_used_tokens, number_tokens
-from oculex.nn.generate import generate
+from oculex.nn.language.generate import generate
+from oculex.nn.tokens.actions import ActionTokens, least_used_tokens, number_tokens
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "rt2.npz"
 RT1 = ActionSpace(

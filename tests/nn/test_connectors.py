@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from oculex.contracts import UserError
-from oculex.nn.connectors import ConnectorConfig, QueryTransformer, connector, from_blip2
+from oculex.nn.joint.connectors import ConnectorConfig, QueryTransformer, connector, from_blip2
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "minigpt4.npz"
 SMALL = {"queries": 5, "query_width": 16, "query_layers": 3, "query_heads": 2}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from oculex.nn.decoders import MaskedDecoder, PatchDecoder, sincos_positions
+from oculex.nn.image.decoders import MaskedDecoder, PatchDecoder, sincos_positions
 
 
 def test_positions_tell_columns_from_rows():

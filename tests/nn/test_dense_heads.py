@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from oculex.nn.dense_heads import (
+from oculex.nn.dense.dense_heads import (
     DetectionHead,
     SegmentationHead,
     best_objects,
@@ -12,8 +12,8 @@ from oculex.nn.dense_heads import (
     maps_of,
     square_anchors,
 )
-from oculex.nn.detection import Found
-from oculex.nn.towers import image_tower
+from oculex.nn.dense.detection import Found
+from oculex.nn.image.towers import image_tower
 from oculex.objectives.grounding import assigned
 
 TOWERS = {
@@ -95,7 +95,7 @@ def test_a_detector_learns_where_a_bright_square_is():
     shown, boxes = scenes(32, 1)
     which = torch.stack([assigned(box[None], levels) for box in boxes])
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-2)
-    from oculex.nn.detection import decoded
+    from oculex.nn.dense.detection import decoded
 
     for _ in range(60):
         found = head([shown])

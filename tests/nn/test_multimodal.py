@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from oculex.data.collate import Ragged
 from oculex.data.packing import Rows, lay
-from oculex.nn.generate import Choice, generate
-from oculex.nn.language import LanguageConfig, language_model
-from oculex.nn.multimodal import answer_losses, answers, interleave
+from oculex.nn.joint.multimodal import answer_losses, answers, interleave
+from oculex.nn.language.causal import LanguageConfig, language_model
+from oculex.nn.language.generate import Choice, generate
 
 END, WIDTH, VISUAL = 0, 32, 3
 

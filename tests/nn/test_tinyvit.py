@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from oculex.nn.backbones.parts import drop_path, offset_bias, resized_offsets, unwindows, windows
-from oculex.nn.backbones.tinyvit import SIZES, Size, TinyViT
+from oculex.nn.image.backbones.parts import drop_path, offset_bias, resized_offsets, unwindows, windows
+from oculex.nn.image.backbones.tinyvit import SIZES, Size, TinyViT
 from oculex.nn.published import names
 from oculex.nn.published.tinyvit import AUTHORS, TIMM, ours
 from oculex.objectives.distillation import sparse_distillation

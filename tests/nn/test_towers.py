@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from oculex.contracts import UserError
-from oculex.nn.backbones import NAMED
-from oculex.nn.towers import FIELDS, TOWERS, image_tower, unused
+from oculex.nn.image.backbones import NAMED
+from oculex.nn.image.towers import FIELDS, TOWERS, image_tower, unused
 from oculex.systems.contrastive.clip import SYSTEM
 from oculex.training import recipes
 

@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from oculex.data.collate import Ragged
 from oculex.nn import blocks
 from oculex.nn.blocks import Block, Packing, attend, take
-from oculex.nn.text import TextTransformer
-from oculex.nn.vit import VisionTransformer
+from oculex.nn.image.vit import VisionTransformer
+from oculex.nn.language.text import TextTransformer
 
 LENGTHS = [3, 7, 1, 5]
 

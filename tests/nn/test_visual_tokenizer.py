@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from oculex.contracts import UserError
 from oculex.nn.published.lavit import from_lavit
-from oculex.nn.visual_tokenizer import Codebook, TokenAttention, TokenSelector, VisualTokenizer, padded
+from oculex.nn.tokens.visual_tokenizer import Codebook, TokenAttention, TokenSelector, VisualTokenizer, padded
 from oculex.objectives.tokenization import cosine_error, length_error
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lavit.npz"

@@ -19,7 +19,7 @@ from PIL import Image
 
 from oculex import runs
 from oculex.contracts import Answers, Classifies, Draws, RepresentsPatches, UserError
-from oculex.nn.generate import Choice
+from oculex.nn.language.generate import Choice
 from oculex.serve import MOST_BYTES, Server, serve, tabs
 from oculex.serve.opened import Opened
 from oculex.serve.shelf import shelf

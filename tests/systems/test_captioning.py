@@ -11,8 +11,8 @@ from oculex import catalog, runs
 from oculex.contracts import EncodesText, Features, ScoresTexts
 from oculex.data.assets import RunAssets
 from oculex.data.collate import Ragged
-from oculex.nn.decoder import TextDecoder, prefix_levels
-from oculex.nn.image_encoder import ImageEncoderConfig
+from oculex.nn.image.image_encoder import ImageEncoderConfig
+from oculex.nn.language.decoder import TextDecoder, prefix_levels
 from oculex.objectives.captioning import bag_of_words, word_bags
 from oculex.systems.baselines.caption_bow import CaptionBow, CaptionBowConfig
 from oculex.systems.baselines.caption_lm import CaptionLM, CaptionLMConfig

@@ -22,8 +22,8 @@ from oculex.data.masked_text import hide_words
 from oculex.data.sources import open_source
 from oculex.evaluation import stream
 from oculex.evaluation.records import Table
-from oculex.nn.continual import Queue
-from oculex.nn.teacher import Teacher
+from oculex.nn.memory.continual import Queue
+from oculex.nn.memory.teacher import Teacher
 from oculex.objectives.continual import momentum_contrast, topology
 from oculex.report import stream as report_stream
 from oculex.report.page import write_report

@@ -18,10 +18,10 @@ from oculex.data.assets import RunAssets
 from oculex.data.collate import Ragged, collate, rows
 from oculex.data.order import generator
 from oculex.data.sources import open_source
-from oculex.nn import detection
-from oculex.nn.detection import GroundingHead
-from oculex.nn.pair_queue import PairQueue
-from oculex.nn.roberta import Roberta, RobertaConfig, renamed
+from oculex.nn.dense import detection
+from oculex.nn.dense.detection import GroundingHead
+from oculex.nn.language.roberta import Roberta, RobertaConfig, renamed
+from oculex.nn.memory.pair_queue import PairQueue
 from oculex.objectives import grounding
 from oculex.objectives.matching import hard_negatives, matching
 from oculex.systems.fusion import fiber

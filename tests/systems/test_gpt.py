@@ -12,7 +12,7 @@ from oculex import runs
 from oculex.contracts import Features, UserError
 from oculex.data.assets import RunAssets
 from oculex.data.collate import Ragged
-from oculex.nn.language import LanguageConfig, language_model
+from oculex.nn.language.causal import LanguageConfig, language_model
 from oculex.systems.baselines.gpt import GPT, SYSTEM, GPTConfig
 from oculex.training.folder import read_lines
 

@@ -19,10 +19,10 @@ from oculex.data.collate import collate
 from oculex.data.sources import open_source
 from oculex.evaluation.embed import embed
 from oculex.evaluation.statistics import wilson
-from oculex.nn.dual_encoder import DualEncoder
+from oculex.nn.image.modality import ModalityEncoder
+from oculex.nn.image.vit import VisionTransformer
+from oculex.nn.joint.dual_encoder import DualEncoder
 from oculex.nn.lora import adapt, merged
-from oculex.nn.modality import ModalityEncoder
-from oculex.nn.vit import VisionTransformer
 from oculex.objectives.contrastive import contrastive
 from oculex.systems.contrastive.languagebind import MODALITIES, SYSTEM, LanguageBind, LanguageBindConfig
 from oculex.training import optimizers

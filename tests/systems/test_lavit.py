@@ -344,7 +344,7 @@ def test_an_image_that_fills_the_context_is_refused():
 
 def test_the_published_tokenizer_has_its_size(evidence):
     """EVA-G apart: the authors' modules built with their sizes hold as many numbers."""
-    from oculex.nn.visual_tokenizer import VisualTokenizer
+    from oculex.nn.tokens.visual_tokenizer import VisualTokenizer
 
     c = LaVITConfig()
     with torch.device("meta"):

@@ -15,8 +15,8 @@ from oculex.contracts import Features, UserError
 from oculex.data.assets import RunAssets
 from oculex.data.collate import Ragged
 from oculex.data.order import generator
-from oculex.nn import hard_images
-from oculex.nn.hard_images import HardImages, nearest
+from oculex.nn.joint import hard_images
+from oculex.nn.joint.hard_images import HardImages, nearest
 from oculex.objectives.contrastive import contrastive
 from oculex.systems.contrastive.negclip import SYSTEM, NegCLIP, NegCLIPConfig
 from oculex.training.folder import read_lines

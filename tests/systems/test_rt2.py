@@ -16,7 +16,7 @@ from oculex.contracts import Acts, Answers, BadSample, UserError
 from oculex.data.actions import ActionSpace
 from oculex.data.assets import RunAssets
 from oculex.data.collate import collate
-from oculex.nn.language import language_model
+from oculex.nn.language.causal import language_model
 from oculex.systems.embodied.rt2 import RT2, SYSTEM, RT2Config
 from oculex.training.folder import read_lines
 from oculex.training.foundations import load

@@ -11,7 +11,7 @@ from oculex.contracts import Features, UserError
 from oculex.data.assets import RunAssets
 from oculex.data.mixing import draw_mix, mixed, soft_labels
 from oculex.data.sources import open_source
-from oculex.nn.classifier import ClassifierConfig
+from oculex.nn.image.classifier import ClassifierConfig
 from oculex.systems.baselines.supervised import Supervised
 from oculex.training.folder import read_lines
 from tests import toys

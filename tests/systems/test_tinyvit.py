@@ -16,7 +16,7 @@ from oculex.data.collate import collate
 from oculex.data.loader import Steps
 from oculex.data.order import Order
 from oculex.data.sources import open_source
-from oculex.nn.backbones.tinyvit import SIZES, TinyViT
+from oculex.nn.image.backbones.tinyvit import SIZES, TinyViT
 from oculex.systems.backbones.tinyvit import SYSTEM, FastDistillation, TinyViTConfig
 from oculex.training import initial, optimizers
 from oculex.training.folder import read_lines

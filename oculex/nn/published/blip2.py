@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from oculex.contracts import UserError
-from oculex.nn.connectors import QueryTransformer, from_blip2
+from oculex.nn.joint.connectors import QueryTransformer, from_blip2
 from oculex.nn.published import outside
 
 CHANNELS = 64

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from oculex.nn.dual_encoder import DualEncoderConfig
+from oculex.nn.joint.dual_encoder import DualEncoderConfig
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from oculex.contracts import UserError
 from oculex.data.sources.files import some
-from oculex.nn.dual_encoder import DualEncoderConfig
+from oculex.nn.joint.dual_encoder import DualEncoderConfig
 from oculex.nn.published import names, outside
 from oculex.nn.published.model import Published
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from oculex.contracts import UserError
 from oculex.data.sources.files import some
 from oculex.data.text import BytePair
-from oculex.nn.dual_encoder import DualEncoder, DualEncoderConfig
+from oculex.nn.joint.dual_encoder import DualEncoder, DualEncoderConfig
 
 _MAX_JSON = 64 << 20
 _LIMITS = {"image_size": 4096, "patch": 1024, "width": 16_384, "heads": 1024, "embedding": 16_384, "text_width": 16_384,

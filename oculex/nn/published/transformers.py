@@ -8,7 +8,7 @@ from typing import Any
 
 from oculex.contracts import UserError
 from oculex.nn.blocks import ACTIVATIONS
-from oculex.nn.dual_encoder import DualEncoderConfig
+from oculex.nn.joint.dual_encoder import DualEncoderConfig
 from oculex.nn.published import names, outside
 from oculex.nn.published.model import Published
 

@@ -6,7 +6,7 @@ A small student learns to classify as a large teacher does, for many epochs on a
 once, before (section 3.1): it sees every image under the augmentation of every epoch, and of its answer the K most
 likely classes are written to disk beside the augmentation, encoded as one 64-bit key. Training replays the
 augmentation from the key, reads the answer, and never runs the teacher: no memory for it and no time, and any number
-of students use one store. The architecture is ``oculex.nn.backbones.tinyvit``; any other image tower can be the student.
+of students use one store. The architecture is ``oculex.nn.image.backbones.tinyvit``; any image tower can be the student.
 
 Symbols: T(A(x)) is the teacher's distribution for image x under augmentation A, of which I(T) holds the K largest
 values; every other class gets (1 - their sum) / (C - K). The loss is the cross-entropy of the student's S(A(x)) against
@@ -58,8 +58,8 @@ from oculex.data.augment import random_resized_crop
 from oculex.data.mixing import draw_mix, mixed, soft_labels
 from oculex.data.randaugment import erase, rand_augment
 from oculex.data.views import image_view, label
-from oculex.nn.image_encoder import ImageEncoder, ImageEncoderConfig
-from oculex.nn.sparse_teacher import SparseTeacher
+from oculex.nn.image.image_encoder import ImageEncoder, ImageEncoderConfig
+from oculex.nn.memory.sparse_teacher import SparseTeacher
 from oculex.objectives.classification import soft_cross_entropy
 from oculex.objectives.distillation import sparse_distillation
 

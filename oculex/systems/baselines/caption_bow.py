@@ -40,7 +40,7 @@ from oculex.contracts import (
     System,
 )
 from oculex.data.views import image_view, text_view
-from oculex.nn.image_encoder import ImageEncoder, ImageEncoderConfig
+from oculex.nn.image.image_encoder import ImageEncoder, ImageEncoderConfig
 from oculex.objectives.captioning import bag_of_words, word_bags
 from oculex.systems import tiny
 

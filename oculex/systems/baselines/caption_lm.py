@@ -41,8 +41,8 @@ from oculex.contracts import (
 )
 from oculex.data.collate import Ragged
 from oculex.data.views import image_view, text_view
-from oculex.nn.decoder import TextDecoder
-from oculex.nn.image_encoder import ImageEncoder, ImageEncoderConfig
+from oculex.nn.image.image_encoder import ImageEncoder, ImageEncoderConfig
+from oculex.nn.language.decoder import TextDecoder
 from oculex.objectives.captioning import next_token, predicted
 from oculex.systems import tiny
 

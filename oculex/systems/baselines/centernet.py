@@ -42,7 +42,7 @@ from oculex.contracts import (
     UserError,
 )
 from oculex.data.boxes import checked, fitted, picture_size, solid
-from oculex.nn.image_encoder import ImageEncoder, ImageEncoderConfig
+from oculex.nn.image.image_encoder import ImageEncoder, ImageEncoderConfig
 from oculex.objectives.centres import heat, heat_loss, radius
 from oculex.systems import tiny
 

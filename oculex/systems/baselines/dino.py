@@ -42,9 +42,9 @@ from oculex.contracts import (
 )
 from oculex.data.multiview import Colours, normalised, views
 from oculex.data.views import image_view
-from oculex.nn.heads import PrototypeHead
-from oculex.nn.plain_encoder import PlainEncoder, PlainEncoderConfig
-from oculex.nn.teacher import Centre, Teacher, rising, warmed
+from oculex.nn.image.heads import PrototypeHead
+from oculex.nn.image.plain_encoder import PlainEncoder, PlainEncoderConfig
+from oculex.nn.memory.teacher import Centre, Teacher, rising, warmed
 from oculex.objectives.self_distillation import centred_targets, self_distillation
 from oculex.systems import tiny
 

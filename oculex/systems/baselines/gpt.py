@@ -39,8 +39,8 @@ from oculex.contracts import (
 )
 from oculex.data.collate import Ragged
 from oculex.data.views import text_view
-from oculex.nn.generate import generate
-from oculex.nn.language import LanguageConfig, check_vocabulary, language_model, padding_mask
+from oculex.nn.language.causal import LanguageConfig, check_vocabulary, language_model, padding_mask
+from oculex.nn.language.generate import generate
 from oculex.objectives.captioning import next_token, predicted
 from oculex.systems import tiny
 

@@ -28,7 +28,7 @@ from oculex.contracts import (
     Stage,
     System,
 )
-from oculex.nn.visual_language import VisualLanguageConfig, VisualLanguageModel
+from oculex.nn.joint.visual_language import VisualLanguageConfig, VisualLanguageModel
 from oculex.systems import tiny
 
 VICUNA = (

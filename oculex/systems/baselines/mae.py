@@ -36,10 +36,10 @@ from oculex.contracts import (
 )
 from oculex.data.multiview import crops
 from oculex.data.views import image_view
-from oculex.nn.decoders import MaskedDecoder, sincos_positions
+from oculex.nn.image.decoders import MaskedDecoder, sincos_positions
+from oculex.nn.image.plain_encoder import PlainEncoder, PlainEncoderConfig, whole
 from oculex.nn.masking import random_mask
-from oculex.nn.plain_encoder import PlainEncoder, PlainEncoderConfig, whole
-from oculex.nn.teacher import fix
+from oculex.nn.memory.teacher import fix
 from oculex.objectives.reconstruction import normalised_patches, squared_error
 from oculex.systems import tiny
 

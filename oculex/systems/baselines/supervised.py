@@ -17,7 +17,7 @@ from __future__ import annotations
 from functools import partial
 
 from oculex.contracts import Assets, Data, Evaluation, Optimizer, Plugin, Recipe, Schedule, Stage, System
-from oculex.nn.classifier import Classifier, ClassifierConfig
+from oculex.nn.image.classifier import Classifier, ClassifierConfig
 from oculex.systems import tiny
 
 

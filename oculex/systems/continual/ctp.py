@@ -55,9 +55,9 @@ from oculex.contracts import (
 from oculex.data.albef import plain_text, rand_augment
 from oculex.data.masked_text import hide_words
 from oculex.data.views import caption, image_view
-from oculex.nn.forgetting import Elastic, Method, Momentum, Response, Topology, hidden
-from oculex.nn.fusion import FusionConfig, FusionNetwork, Reading
-from oculex.nn.teacher import Teacher
+from oculex.nn.joint.fusion import FusionConfig, FusionNetwork, Reading
+from oculex.nn.memory.forgetting import Elastic, Method, Momentum, Response, Topology, hidden
+from oculex.nn.memory.teacher import Teacher
 from oculex.objectives.continual import by_text
 from oculex.objectives.contrastive import contrastive
 

@@ -35,7 +35,7 @@ from oculex.contracts import (
     Stage,
     Tuning,
 )
-from oculex.nn.dual_encoder import PairEncoder, PairEncoderConfig
+from oculex.nn.joint.dual_encoder import PairEncoder, PairEncoderConfig
 from oculex.objectives.contrastive import contrastive
 from oculex.systems import tiny
 

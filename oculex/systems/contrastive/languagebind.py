@@ -51,10 +51,10 @@ from oculex.contracts import (
 )
 from oculex.data.modalities import audio_view, depth_view, infrared_view, video_view
 from oculex.data.views import image_view, text_view
-from oculex.nn.dual_encoder import DualEncoder, DualEncoderConfig
+from oculex.nn.image.modality import ModalityEncoder
+from oculex.nn.image.plain_encoder import whole
+from oculex.nn.joint.dual_encoder import DualEncoder, DualEncoderConfig
 from oculex.nn.lora import merged
-from oculex.nn.modality import ModalityEncoder
-from oculex.nn.plain_encoder import whole
 from oculex.nn.weights import adopt
 from oculex.objectives.contrastive import contrastive
 from oculex.systems import tiny

@@ -43,8 +43,8 @@ from oculex.contracts import (
 )
 from oculex.data import swaps
 from oculex.data.views import caption, image_view
-from oculex.nn.dual_encoder import PairEncoder, PairEncoderConfig
-from oculex.nn.hard_images import HardImages
+from oculex.nn.joint.dual_encoder import PairEncoder, PairEncoderConfig
+from oculex.nn.joint.hard_images import HardImages
 from oculex.objectives.contrastive import contrastive
 from oculex.systems import tiny
 

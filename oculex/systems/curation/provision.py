@@ -45,7 +45,7 @@ from oculex.contracts import (
     Tuning,
 )
 from oculex.data.graphs.instructions import Instructions
-from oculex.nn.several_images import SeveralImagesConfig, SeveralImagesModel
+from oculex.nn.joint.several_images import SeveralImagesConfig, SeveralImagesModel
 from oculex.systems import tiny
 
 # -------------------------------------------------------------------------------------------------- system

@@ -35,7 +35,7 @@ from oculex.contracts import (
     System,
     Tuning,
 )
-from oculex.nn.classifier import Classifier, ClassifierConfig
+from oculex.nn.image.classifier import Classifier, ClassifierConfig
 from oculex.systems import tiny
 
 

@@ -52,9 +52,9 @@ from oculex.contracts import (
 from oculex.data.actions import action_space
 from oculex.data.chat import Encoded, Turn
 from oculex.data.views import captions, image_view
-from oculex.nn.actions import ACTION_TOKENS, ActionTokens
-from oculex.nn.generate import generate
-from oculex.nn.visual_language import VisualLanguageConfig, VisualLanguageModel
+from oculex.nn.joint.visual_language import VisualLanguageConfig, VisualLanguageModel
+from oculex.nn.language.generate import generate
+from oculex.nn.tokens.actions import ACTION_TOKENS, ActionTokens
 
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"

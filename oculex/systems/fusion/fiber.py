@@ -4,9 +4,9 @@ Zi-Yi Dou, Aishwarya Kamath, Zhe Gan, Pengchuan Zhang, Jianfeng Wang, Linjie Li,
 Peng, Jianfeng Gao, Lijuan Wang. NeurIPS 2022.
 
 A Swin and a RoBERTa whose last blocks look at each other through gated cross-attention, and need not: with the gates
-left out they are a dual encoder (``oculex.nn.fusion_in_backbone``). The ``coarse`` stage learns from pairs (image,
+left out they are a dual encoder (``oculex.nn.joint.fusion_in_backbone``). The ``coarse`` stage learns from pairs (image,
 text) by contrast, by matching with hard negatives and by hidden words. The ``fine`` stage goes on from its towers and
-gates with GLIP's head (``oculex.nn.detection``) and boxes: phrases of a text, or names of classes as a text, are
+gates with GLIP's head (``oculex.nn.dense.detection``) and boxes: phrases of a text, or names of classes as a text, are
 found in the picture.
 
 Departures. Contrast and hard negatives are over the global batch and the queue, the authors' over one device's part
@@ -52,12 +52,12 @@ from oculex.data.collate import Ragged
 from oculex.data.grounded_view import GroundedView
 from oculex.data.masked_text import hide_words
 from oculex.data.views import squeezed_view, text_view
-from oculex.nn.detection import decoded
-from oculex.nn.fused_boxes import FusedBoxes
-from oculex.nn.fused_pairs import FusedPairs
-from oculex.nn.fusion_in_backbone import FusionInBackbone, FusionInBackboneConfig, LowerImage, LowerText
-from oculex.nn.pair_queue import PairQueue
-from oculex.nn.roberta import take_roberta
+from oculex.nn.dense.detection import decoded
+from oculex.nn.joint.fused_boxes import FusedBoxes
+from oculex.nn.joint.fused_pairs import FusedPairs
+from oculex.nn.joint.fusion_in_backbone import FusionInBackbone, FusionInBackboneConfig, LowerImage, LowerText
+from oculex.nn.language.roberta import take_roberta
+from oculex.nn.memory.pair_queue import PairQueue
 from oculex.objectives.continual import by_text, momentum_contrast
 from oculex.objectives.grounding import assigned, box_loss, centred_loss, centredness, word_loss
 from oculex.objectives.matching import hard_negatives, matching

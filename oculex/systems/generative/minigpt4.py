@@ -35,7 +35,7 @@ from oculex.contracts import (
     System,
     Tuning,
 )
-from oculex.nn.visual_language import VisualLanguageConfig, VisualLanguageModel
+from oculex.nn.joint.visual_language import VisualLanguageConfig, VisualLanguageModel
 from oculex.systems import tiny
 
 TEMPLATE = (

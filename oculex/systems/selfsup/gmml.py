@@ -45,9 +45,9 @@ from oculex.contracts import (
 from oculex.data.multiview import Colours, normalised, views
 from oculex.data.views import image_view
 from oculex.nn.corruption import CONTENTS, corrupted
-from oculex.nn.decoders import PatchDecoder
+from oculex.nn.image.decoders import PatchDecoder
+from oculex.nn.image.plain_encoder import PlainEncoder, PlainEncoderConfig, whole
 from oculex.nn.masking import MASKS
-from oculex.nn.plain_encoder import PlainEncoder, PlainEncoderConfig, whole
 from oculex.objectives.reconstruction import hidden_error
 from oculex.systems import tiny
 

@@ -15,7 +15,7 @@ While the backbone is frozen the heads of several tasks do not touch one another
 weights as a run for each would. Trained whole, a backbone gets a run for each task.
 
 Departures. The paper detects and segments instances with Cascade Mask R-CNN; the heads here are light ones, ATSS's
-detector and a sum of pyramid levels for semantic segmentation (``oculex.nn.dense_heads``), equal for all backbones. The
+detector and a sum of pyramid levels for semantic segmentation (``oculex.nn.dense.dense_heads``), equal for all. The
 authors train linear probes with LARS and detectors by mmdetection's schedules; here one recipe holds for all heads. As
 theirs do, the frozen classifier stands on features that a batch norm without weights scales (their linear_probe.py), and
 here the tuned one does too. Pictures are shown whole in a square of the backbone's own size, not cropped. The presets
@@ -57,7 +57,7 @@ from oculex.contracts import (
 from oculex.data.boxes import checked, fitted, picture_size, solid
 from oculex.data.masks import OUTSIDE, fitted_mask
 from oculex.data.views import label
-from oculex.nn.dense_heads import (
+from oculex.nn.dense.dense_heads import (
     DetectionHead,
     SegmentationHead,
     best_objects,
@@ -65,10 +65,10 @@ from oculex.nn.dense_heads import (
     maps_of,
     square_anchors,
 )
-from oculex.nn.detection import decoded
-from oculex.nn.image_encoder import ImageEncoderConfig
-from oculex.nn.plain_encoder import PlainEncoder, PlainEncoderConfig
-from oculex.nn.vit import VisionTransformer
+from oculex.nn.dense.detection import decoded
+from oculex.nn.image.image_encoder import ImageEncoderConfig
+from oculex.nn.image.plain_encoder import PlainEncoder, PlainEncoderConfig
+from oculex.nn.image.vit import VisionTransformer
 from oculex.objectives.grounding import assigned, box_loss, centred_loss, centredness, word_loss
 from oculex.systems import tiny
 

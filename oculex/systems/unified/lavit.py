@@ -53,13 +53,13 @@ from oculex.contracts import (
 )
 from oculex.data.collate import Ragged
 from oculex.data.views import image_view, text_view
-from oculex.nn.drawing import draw_tokens
-from oculex.nn.generate import generate
-from oculex.nn.image_encoder import ImageEncoder, ImageEncoderConfig
-from oculex.nn.language import LanguageConfig, check_vocabulary, language_model
-from oculex.nn.pixel_decoder import PixelConfig, PixelDecoder
-from oculex.nn.towers import grid_of
-from oculex.nn.visual_tokenizer import VisualTokenizer, padded
+from oculex.nn.image.image_encoder import ImageEncoder, ImageEncoderConfig
+from oculex.nn.image.towers import grid_of
+from oculex.nn.language.causal import LanguageConfig, check_vocabulary, language_model
+from oculex.nn.language.generate import generate
+from oculex.nn.tokens.drawing import draw_tokens
+from oculex.nn.tokens.pixel_decoder import PixelConfig, PixelDecoder
+from oculex.nn.tokens.visual_tokenizer import VisualTokenizer, padded
 from oculex.nn.weights import adopt
 from oculex.objectives.captioning import next_token
 from oculex.objectives.tokenization import cosine_error, length_error
@@ -376,23 +376,24 @@ def _stages(tokenizer: float, painting: float, language: float) -> tuple[Stage, 
 
 
 def _tiny() -> Recipe:
-    """Scenes of one object of the embedded world: 256 codes, about 6 of them an image, drawn at 32 pixels.
+    """Scenes of one object of the embedded world: 256 codes, 7 or 8 of them an image, drawn at 32 pixels.
 
-    Small batches, for what an image is named by needs many updates, and gradients as they are: now and then that of the
-    selector is hundreds of times as large as all others, and would leave nothing of them.
+    Gradients are taken as they are: now and then that of the selector is hundreds of times as large as all others, of
+    which clipping would leave nothing.
     """
     model = LaVITConfig(
-        **{**tiny.READS, **tiny.MAP, "vision_foundation": "clip:tiny_map"}, merger_layers=1, merger_heads=2, merger_hidden=256, codes=256, code_decay=0.97, kept=3 / 8,
+        **{**tiny.READS, **tiny.MAP, "vision_foundation": "clip:tiny_map"},
+        merger_layers=1, merger_heads=2, merger_hidden=256, codes=256, code_decay=0.97, kept=3 / 8,
         kept_weight=10.0, picture=32,
         predicts="sample", unet_channels=(64, 128), unet_condition=64, unet_cell=4, guidance=2.0, pixel_guidance=3.0,
         pixel_steps=10,
     )  # fmt: skip
-    tokenizer, *others = _stages(0.25, 0.4, 0.35)
+    tokenizer, *others = _stages(0.28, 0.44, 0.28)
     return Recipe(
         system="lavit",
         model=model,
-        budget="120e3samples",
-        batch=16,
+        budget="100e3samples",
+        batch=32,
         precision="32-true",
         optimizer=Optimizer(lr=1e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.05),
         stages=(replace(tokenizer, lr_scale=(("*", 0.5),)), *others),

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from oculex.contracts import UserError
-from oculex.nn.backbones import NAMED
-from oculex.nn.resnet import ModifiedResNet
-from oculex.nn.vit import VisionTransformer
+from oculex.nn.image.backbones import NAMED
+from oculex.nn.image.resnet import ModifiedResNet
+from oculex.nn.image.vit import VisionTransformer
 
 
 class Tower(Protocol):

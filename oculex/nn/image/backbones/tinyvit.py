@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oculex.nn.backbones.parts import (
+from oculex.nn.image.backbones.parts import (
     ConvNorm,
     Hierarchy,
     attend_biased,

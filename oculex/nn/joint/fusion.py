@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oculex.contracts import Batch, UserError
-from oculex.nn.bert import BertConfig, FusionBert
-from oculex.nn.plain_encoder import PlainEncoder, PlainEncoderConfig
-from oculex.nn.vit import VisionTransformer
+from oculex.nn.image.plain_encoder import PlainEncoder, PlainEncoderConfig
+from oculex.nn.image.vit import VisionTransformer
+from oculex.nn.language.bert import BertConfig, FusionBert
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from oculex.contracts import Batch, UserError
 from oculex.nn.blocks import Attention
-from oculex.nn.image_encoder import ImageEncoder, ImageEncoderConfig
+from oculex.nn.image.image_encoder import ImageEncoder, ImageEncoderConfig
+from oculex.nn.image.vit import VisionTransformer
 from oculex.nn.initial import INITIAL
-from oculex.nn.vit import VisionTransformer
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from torch import Tensor
 from oculex.contracts import BadSample, Batch, Sample
 from oculex.data.chat import Turn
 from oculex.data.views import squeezed_view
-from oculex.nn.multimodal import interleave
-from oculex.nn.visual_language import VisualLanguageConfig, VisualLanguageModel
+from oculex.nn.joint.multimodal import interleave
+from oculex.nn.joint.visual_language import VisualLanguageConfig, VisualLanguageModel
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from functools import partial
 
 from torch import nn
 
-from oculex.nn.backbones import tinyvit
+from oculex.nn.image.backbones import tinyvit
 
 NAMED: dict[str, Callable[..., nn.Module]] = {
     name: partial(tinyvit.TinyViT, size) for name, size in tinyvit.SIZES.items()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork, batched_nms
 
-from oculex.nn.detection import CANDIDATES, OVERLAP, PRIOR, Found, decoded
+from oculex.nn.dense.detection import CANDIDATES, OVERLAP, PRIOR, Found, decoded
 
 LEAST = 0.05
 """Probability of a class under which a position has none (ATSS's code, PRE_NMS_THRESH of its configuration)."""

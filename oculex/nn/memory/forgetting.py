@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from oculex.contracts import Batch, Features
-from oculex.nn.continual import Importance, Queue
-from oculex.nn.fusion import FusionNetwork, Reading
-from oculex.nn.teacher import Teacher
+from oculex.nn.joint.fusion import FusionNetwork, Reading
+from oculex.nn.memory.continual import Importance, Queue
+from oculex.nn.memory.teacher import Teacher
 from oculex.objectives.continual import by_text, momentum_contrast, response, soft_words, topology
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from oculex.nn.blocks import Block
-from oculex.nn.vit import VisionTransformer
+from oculex.nn.image.vit import VisionTransformer
 
 
 class TemporalBlock(nn.Module):

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from oculex.contracts import Batch
 from oculex.data.collate import Ragged
-from oculex.nn.fusion_in_backbone import FusionInBackbone, LowerImage, LowerText
-from oculex.nn.roberta import WordHead
+from oculex.nn.joint.fusion_in_backbone import FusionInBackbone, LowerImage, LowerText
+from oculex.nn.language.roberta import WordHead
 
 TILE = 128
 """Texts that are matched with an image at a time."""

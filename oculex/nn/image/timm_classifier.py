@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oculex.contracts import Batch
-from oculex.nn.towers import timm_model
+from oculex.nn.image.towers import timm_model
 
 
 class TimmClassifier(nn.Module):

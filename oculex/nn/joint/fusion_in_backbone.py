@@ -19,10 +19,10 @@ from torch.nn import functional as F
 
 from oculex.contracts import UserError
 from oculex.data.collate import Ragged
-from oculex.nn.bert import ImageAttention
-from oculex.nn.fusion_on_top import FusionOnTop
-from oculex.nn.image_encoder import ImageEncoder, ImageEncoderConfig
-from oculex.nn.roberta import Roberta, RobertaConfig, alone, drawn_as_berts
+from oculex.nn.image.image_encoder import ImageEncoder, ImageEncoderConfig
+from oculex.nn.joint.fusion_on_top import FusionOnTop
+from oculex.nn.language.bert import ImageAttention
+from oculex.nn.language.roberta import Roberta, RobertaConfig, alone, drawn_as_berts
 
 
 @dataclass(frozen=True)

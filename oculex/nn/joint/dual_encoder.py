@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from oculex.contracts import Assets, Batch, Sample, System, Tokenizer
 from oculex.data.collate import Ragged
 from oculex.data.views import image_view, text_view
-from oculex.nn.image_encoder import ImageEncoder, ImageEncoderConfig
-from oculex.nn.text import TextTransformer
+from oculex.nn.image.image_encoder import ImageEncoder, ImageEncoderConfig
+from oculex.nn.language.text import TextTransformer
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from oculex.contracts import UserError
 from oculex.data.collate import Ragged
-from oculex.nn.bert import BertLayer
+from oculex.nn.language.bert import BertLayer
 
 FIRST = 2
 """Row of the table of positions that a text's first token takes: row 1 belongs to padding, row 0 to nobody."""

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from oculex.data.collate import Ragged
 from oculex.nn.blocks import Attention, attend
-from oculex.nn.decoder import CrossAttention
+from oculex.nn.language.decoder import CrossAttention
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, dropout: float) -> Tensor:

@@ -13,12 +13,12 @@ from oculex.contracts import Assets, BadSample, Batch, Features, Sample, Tokeniz
 from oculex.data.chat import IMAGE, ChatFormat, Turn
 from oculex.data.collate import Ragged
 from oculex.data.views import captions, image_view
-from oculex.nn.connectors import ConnectorConfig, connector
-from oculex.nn.generate import generate
-from oculex.nn.image_encoder import ImageEncoder, ImageEncoderConfig
-from oculex.nn.language import LanguageConfig, check_vocabulary, language_model
-from oculex.nn.multimodal import answer_losses, answers, interleave
-from oculex.nn.towers import grid_of, leave_out
+from oculex.nn.image.image_encoder import ImageEncoder, ImageEncoderConfig
+from oculex.nn.image.towers import grid_of, leave_out
+from oculex.nn.joint.connectors import ConnectorConfig, connector
+from oculex.nn.joint.multimodal import answer_losses, answers, interleave
+from oculex.nn.language.causal import LanguageConfig, check_vocabulary, language_model
+from oculex.nn.language.generate import generate
 from oculex.nn.weights import adopt
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from oculex.nn.bert import BertLayer
+from oculex.nn.language.bert import BertLayer
 
 EPS = 1e-12
 

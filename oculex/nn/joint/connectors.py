@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from oculex.contracts import UserError
-from oculex.nn.bert import BertLayer
+from oculex.nn.language.bert import BertLayer
 from oculex.nn.published.names import Rule, State, join_qkv, ours
 
 Grid = tuple[int, int]

@@ -1,6 +1,6 @@
 """FIBER's second stage as a network: both towers with their gates, and GLIP's head on what they have seen of each other.
 
-Dou et al. 2022, section 3.2; the head is ``oculex.nn.detection``'s.
+Dou et al. 2022, section 3.2; the head is ``oculex.nn.dense.detection``'s.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from oculex.contracts import Batch, UserError
 from oculex.data.collate import Ragged
-from oculex.nn.detection import Found, GroundingHead, anchors, best_boxes
-from oculex.nn.fusion_in_backbone import FusionInBackbone
+from oculex.nn.dense.detection import Found, GroundingHead, anchors, best_boxes
+from oculex.nn.joint.fusion_in_backbone import FusionInBackbone
 
 MAPS = 3
 """Of the image tower, its last, that the pyramid is built on."""

@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from oculex.contracts import Batch
-from oculex.nn.towers import FIELDS, image_tower, unused
+from oculex.nn.image.towers import FIELDS, image_tower, unused
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from oculex.contracts import Assets, Batch, Features, Sample, UserError
 from oculex.data.mixing import draw_mix, mixed, soft_labels
 from oculex.data.multiview import crops
 from oculex.data.views import image_view
-from oculex.nn.plain_encoder import PlainEncoder, PlainEncoderConfig
+from oculex.nn.image.plain_encoder import PlainEncoder, PlainEncoderConfig
 from oculex.objectives.classification import soft_cross_entropy
 
 

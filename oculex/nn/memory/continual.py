@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from oculex.contracts import Batch
-from oculex.nn.teacher import Teacher
+from oculex.nn.memory.teacher import Teacher
 
 
 class Queue(nn.Module):

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oculex.nn.image.temporal import through_time
+from oculex.nn.image.vit import VisionTransformer
 from oculex.nn.lora import adapt
-from oculex.nn.temporal import through_time
-from oculex.nn.vit import VisionTransformer
 
 
 class ModalityEncoder(nn.Module):

@@ -1,0 +1,1 @@
+"""Image towers and what encodes with them."""

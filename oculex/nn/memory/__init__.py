@@ -1,0 +1,1 @@
+"""What a model remembers of its earlier self or of earlier batches."""

@@ -1,0 +1,1 @@
+"""Images, pictures and actions as tokens of a language model."""
