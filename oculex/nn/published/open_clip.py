@@ -29,8 +29,15 @@ def rules(config: DualEncoderConfig) -> list[names.Rule]:
 
 
 def model_cfg(config: DualEncoderConfig, end: int | None = None) -> dict[str, Any]:
-    """open_clip's configuration of a CLIP; ``end`` is the end-of-text id of a vocabulary that is not CLIP's."""
+    """open_clip's configuration of a CLIP; ``end`` is the end-of-text id of a vocabulary that is not CLIP's.
+
+    Raises UserError for a residual tower of other than four stages, which open_clip cannot build.
+    """
     c = config
+    if c.image_tower == "resnet" and len(c.layers) != 4:
+        raise UserError(
+            f"open_clip's residual towers have four stages, this one {len(c.layers)}; export it to onnx"
+        )
     vit = {"layers": sum(c.layers), "patch_size": c.patch, "head_width": c.width // c.heads}
     resnet = {"layers": list(c.layers), "head_width": c.width * 32 // c.heads}
     vision = {
