@@ -77,8 +77,9 @@ def statistics(table: Table) -> dict[str, Statistic]:
     whole set, whatever is resampled.
 
     ``gain_over_wrong_image`` is in CIDEr-D. ``named``: texts that hold every word of the image's class, where classes are
-    known ("a small red rubber ball" names "red ball"). ``whole``: texts that neither break off nor repeat themselves;
-    ``whole_and_named``: those of them that name their image's class, for whole texts are also said by who sees nothing.
+    known ("a small red rubber ball" names "red ball"). ``whole``: texts that neither break off nor repeat themselves,
+    where people's captions are sentences with an end; ``whole_and_named``: those of them that name their image's class,
+    for whole texts are also said by who sees nothing.
     """
     out: dict[str, Statistic] = {}
     for prefix, control in (("", ""), ("wrong_image_", "wrong_image")):
@@ -98,19 +99,24 @@ def statistics(table: Table) -> dict[str, Statistic]:
     if "wrong_image_cider" in out:
         out["gain_over_wrong_image"] = contrast(out["cider"], out["wrong_image_cider"])
     asked = table.where(control="")
-    broken = np.array([breaks_off(text) for text in table["output"][asked]])
+    truths = [json.loads(text) for text in table["truth"][asked]]
     again = np.array([repeats(text) for text in table["output"][asked]])
-    whole = ~(broken | again)
-    out["whole"] = mean(whole, asked)
-    known, right = _named(
-        [json.loads(text) for text in table["truth"][asked]],
-        [text.split() for text in table["parsed"][asked]],
-    )
-    if known.any():
-        out["whole_and_named"] = mean((whole & right)[known], asked[known])
-    out["broken_off"], out["repetitive"] = mean(broken, asked), mean(again, asked)
+    if _sentences(truths):
+        broken = np.array([breaks_off(text) for text in table["output"][asked]])
+        whole = ~(broken | again)
+        out["whole"], out["broken_off"] = mean(whole, asked), mean(broken, asked)
+        known, right = _named(truths, [text.split() for text in table["parsed"][asked]])
+        if known.any():
+            out["whole_and_named"] = mean((whole & right)[known], asked[known])
+    out["repetitive"] = mean(again, asked)
     out["unparsed"] = mean(table["status"][asked] == "unparsed", asked)
     return out
+
+
+def _sentences(truths: list[dict[str, Any]]) -> bool:
+    """Whether most of people's captions have an end that a text could lack."""
+    ends = [not breaks_off(caption) for truth in truths for caption in truth["captions"]]
+    return bool(ends) and float(np.mean(ends)) >= 0.5
 
 
 def _named(truths: list[dict[str, Any]], said: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:

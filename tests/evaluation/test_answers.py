@@ -98,7 +98,7 @@ class Scenes:
         return {
             "id": f"s{index}",
             "image": np.full((3, 4, 4), index, np.uint8),
-            "captions": [f"a {colour} ball", f"one {colour} ball on a table"],
+            "captions": [f"a {colour} ball.", f"one {colour} ball on a table."],
             "questions": [
                 {"question": "Which colour?", "answer": colour, "kind": "colour"},
                 {"question": "Is there a ball?", "answer": yes, "kind": "exist"},
@@ -170,6 +170,18 @@ def test_descriptions_beat_those_of_other_images(tmp_path):
     swapped = result.table.select(control="wrong_image")
     assert set(swapped["output"]) == set(result.table.select(control="")["output"])
     assert captioning.statistics(result.table).keys() >= {"cider", "bleu1", "bleu4", "rouge_l"}
+
+
+class Unpunctuated(Scenes):
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        return sample | {"captions": [caption.rstrip(".") for caption in sample["captions"]]}
+
+
+def test_nothing_breaks_off_where_peoples_captions_have_no_end():
+    metrics = evaluate(Seer(), {"s": EvalSet("s", Unpunctuated())}, tasks=("captioning",)).metrics
+    names = {name.rpartition("/")[2] for name in metrics}
+    assert names & {"whole", "broken_off", "repetitive"} == {"repetitive"}
 
 
 class Named(Scenes):
