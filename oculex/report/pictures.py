@@ -1,6 +1,6 @@
 """The README's pictures: ``python -m oculex.report.pictures [RUN]`` writes them to docs/pictures.
 
-Without a run, what the embedded world looks like and what it knows; with one, what the run retrieves as well.
+Without a run, what the embedded world looks like and what it knows; with one, what the run retrieves, or draws, as well.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from oculex import runs
 from oculex.report.picture import contact_sheet, wrapped
 from oculex.training.folder import RunFolder, read_json
+from oculex.training.loop import load_recipe
 from oculex.world import DOMAINS, SENSORS, SceneConfig, caption, make_scene, render
 
 FOLDER = Path("docs/pictures")
@@ -82,10 +84,28 @@ def retrieval(entries: Sequence[Mapping[str, Any]], side: int = 110, hits: int =
     return buffer.getvalue()
 
 
+DRAWN = ("a red cone", "a green mug", "a purple bowl", "a white sphere", "a green cone", "a purple sphere")
+
+
+def drawings(run: Path, side: int = 110) -> bytes:
+    """Two pictures that a run draws of each of some texts: the first ones, not the best."""
+    system, name = runs.load(run), load_recipe(RunFolder.open(run)).system
+    texts = [text for _ in (0, 1) for text in DRAWN]
+    shown = [
+        Image.fromarray(runs.painted(system, name, text, seed)).resize((side, side), Image.Resampling.BICUBIC)
+        for seed, text in enumerate(texts)
+    ]
+    return contact_sheet(np.stack([np.asarray(picture) for picture in shown]), len(DRAWN), texts)
+
+
 def main(arguments: Sequence[str]) -> None:
     drawn = {"world": world(), "sensors": sensors()}
-    for run in arguments[:1]:
-        drawn["retrieval"] = retrieval(read_json(RunFolder.open(Path(run)).path / "gallery.json"))
+    for run in map(Path, arguments[:1]):
+        gallery = RunFolder.open(run).path / "gallery.json"
+        if gallery.exists():
+            drawn["retrieval"] = retrieval(read_json(gallery))
+        else:
+            drawn["drawings"] = drawings(run)
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, data in drawn.items():
         path = FOLDER / f"{name}.jpg"

@@ -27,7 +27,7 @@ read: that of ``tiny`` is ours.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from oculex.contracts import (
     Arm,
@@ -35,7 +35,6 @@ from oculex.contracts import (
     Claim,
     Data,
     Evaluation,
-    Init,
     Optimizer,
     Plugin,
     Recipe,
@@ -47,6 +46,8 @@ from oculex.contracts import (
 from oculex.data.graphs.instructions import Instructions
 from oculex.nn.joint.several_images import SeveralImagesConfig, SeveralImagesModel
 from oculex.systems import tiny
+from oculex.systems.baselines.llava import CONNECT, FINETUNE
+from oculex.systems.baselines.llava import SYSTEM as LLAVA
 
 # -------------------------------------------------------------------------------------------------- system
 
@@ -66,8 +67,6 @@ class ProVision(SeveralImagesModel, System):
 
 # ------------------------------------------------------------------------------------------------- presets
 
-CONNECT = ("connector.*",)
-FINETUNE = ("connector.*", "language.*")
 SCENES = "world:most=3,part=1/9,scenes=2000"
 BASE = f"{SCENES},style=detailed,keys=questions"
 """What a model is tuned on anyhow: descriptions of scenes, and questions about them."""
@@ -105,58 +104,17 @@ def _tiny_pairs() -> Recipe:
 
 
 def _llava_7b() -> Recipe:
-    """LLaVA 1.5 7B: 558,128 captioned images by the perceptron alone, then 665,298 conversations by the language model
-    too (LLaVA's scripts/v1_5), with what `oculex curate` made. The data are yours to name."""
-    model = ProVisionConfig(
-        image_size=336,
-        patch=14,
-        width=1024,
-        layers=(24,),
-        heads=16,
-        blocks_left_out=1,
-        language="lmsys/vicuna-7b-v1.5",
-        vocabulary=32_000,
-        context=2048,
-        tokenizer="hub:lmsys/vicuna-7b-v1.5",
-        template=VICUNA,
-    )
-    first, second = 558_128, 665_298
-    return Recipe(
+    """LLaVA 1.5 7B, with what `oculex curate` made among what it is tuned on. The data are yours to name."""
+    recipe = LLAVA.presets["llava_7b"]()
+    known = {field.name for field in fields(ProVisionConfig)}
+    of_theirs = {name: value for name, value in vars(recipe.model).items() if name in known}
+    return replace(
+        recipe,
         system="provision",
-        model=model,
-        budget=f"{first + second}samples",
-        batch=128,
-        strategy="fsdp",
-        init=Init("open_clip:ViT-L-14-336-quickgelu/openai"),
-        optimizer=Optimizer(lr=2e-5, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, clip_norm=1.0),
-        stages=(
-            Stage(
-                "connect",
-                share=first / (first + second),
-                trainable=CONNECT,
-                lr_scale=(("*", 50.0),),
-                schedule=Schedule("cosine", warmup=0.03),
-            ),
-            Stage(
-                "finetune",
-                share=second / (first + second),
-                trainable=FINETUNE,
-                schedule=Schedule("cosine", warmup=0.03),
-            ),
-        ),
-        data=Data(sources=(), workers=8),
+        model=ProVisionConfig(**of_theirs | {"crop": ProVisionConfig.crop}),
         evaluation=Evaluation(tasks=("vqa", "pope")),
     )
 
-
-VICUNA = (
-    "{{ bos_token }}A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
-    "detailed, and polite answers to the user's questions. {% for message in messages %}"
-    "{% if message.role == 'user' %}USER: {{ message.content }} "
-    "{% else %}ASSISTANT: {{ message.content }}{{ eos_token }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
-)
-"""Vicuna 1.5's, which comes with its tokenizer in words alone."""
 
 # -------------------------------------------------------------------------------------------------- claims
 
