@@ -177,7 +177,7 @@ class Training:
         stop = min(span.stop, span.start + steps.epoch())
         epoch = Epoch(steps, span.start, stop, self.recipe.data.workers, self.fabric.device)
         torch.manual_seed(mix(self.recipe.seed, self.step, _CLOSED))
-        self.trained.train()
+        optimizers.train(self.trained)
         with self.fabric.autocast():
             self.trained.after_stage(span.number, len(self.spans()), epoch)
         if ranks.shards(self.fabric):
@@ -203,7 +203,7 @@ class Training:
     def gradients(self, model: Any, optimizer: Any, loaded: Loaded) -> tuple[dict[str, float], torch.Tensor]:
         """Losses and the norm of all gradients, which lie on the parameters."""
         recipe = self.recipe
-        self.trained.train()
+        optimizers.train(self.trained)
         optimizer.zero_grad()
         self.trained.before_step(self.step, self.steps)
         batch = collate.to(loaded.batch, self.fabric.device)

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from oculex import contracts
 from oculex.contracts import Stage, UserError
@@ -76,6 +77,15 @@ def freeze(system: nn.Module, stage: Stage) -> None:
     """What the stage does not train takes no gradient."""
     for name, parameter in system.named_parameters():
         parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in stage.trainable))
+
+
+def train(system: nn.Module) -> None:
+    """Training mode, but for batch norms whose weights are frozen: their means and variances are frozen with them, in
+    training as in evaluation."""
+    system.train()
+    for module in system.modules():
+        if isinstance(module, _BatchNorm) and module.affine:
+            module.train(any(weight.requires_grad for weight in module.parameters()))
 
 
 def layer_scales(system: nn.Module, decay: float) -> dict[str, float]:

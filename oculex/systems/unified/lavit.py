@@ -388,15 +388,19 @@ def _tiny() -> Recipe:
         predicts="sample", unet_channels=(64, 128), unet_condition=64, unet_cell=4, guidance=2.0, pixel_guidance=3.0,
         pixel_steps=10,
     )  # fmt: skip
-    tokenizer, *others = _stages(0.28, 0.44, 0.28)
+    tokenizer, painting, language = _stages(0.22, 0.34, 0.44)
     return Recipe(
         system="lavit",
         model=model,
-        budget="100e3samples",
+        budget="130e3samples",
         batch=32,
         precision="32-true",
         optimizer=Optimizer(lr=1e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.05),
-        stages=(replace(tokenizer, lr_scale=(("*", 0.5),)), *others),
+        stages=(
+            replace(tokenizer, lr_scale=(("*", 0.5),)),
+            painting,
+            replace(language, lr_scale=(("*", 2.0),)),
+        ),
         data=Data(sources=(tiny.FEW_CONCEPTS,)),
         evaluation=Evaluation(
             tasks=("captioning", "drawing"), limit=500, judges=Judges("centernet:tiny", "clip:tiny_judge")
