@@ -118,8 +118,9 @@ def _llava_7b() -> Recipe:
 
 # -------------------------------------------------------------------------------------------------- claims
 
-_METRIC = "world/vqa/gain_over_no_image"
-"""Accuracy less that of the same model without the picture: what it has learnt to see, and not to guess."""
+_METRIC = "world/vqa/gain_over_wrong_image"
+"""Accuracy less that of the same model before another picture: what it has learnt to see. Without a picture a model may
+answer worse for no other reason than that it has never been asked so."""
 CLAIMS = (
     Claim(
         "programs_beside_base",
