@@ -15,7 +15,9 @@ Departures. The authors have published no training code: the codebook is BEiT v2
 are, with its decay and commitment; half of the pairs go in each order, and a tenth of the texts is left out before an
 image, which guidance needs. Sequences weigh alike, not tokens, for how many tokens an image has is not known in
 advance. Their tokenizer draws M anew when it is used, too; here an image then keeps its
-likeliest patches, as many as it would keep on average, so that it has one name. The preset ``tiny`` is ours.
+likeliest patches, as many as it would keep on average, so that it has one name. Where all patches are kept, nothing is
+left out to attend to, and the choice has no gradient there; theirs is that of a division by 1e-6. The preset ``tiny``
+is ours.
 """
 
 from __future__ import annotations
