@@ -78,7 +78,12 @@ def language_model(config: LanguageConfig, weights: bool = True) -> Any:
     a type that transformers does not know, for a model that cannot be reached, and for one whose vocabulary or context
     is smaller than the configuration's.
     """
-    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+    try:
+        from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+    except ImportError as error:
+        raise UserError(
+            f"language={config.language!r} is transformers' model; pip install 'oculex[transformers]'"
+        ) from error
 
     c = config
     if c.language in CONFIG_MAPPING:
