@@ -45,7 +45,7 @@ def sensors(size: int = 180) -> bytes:
     """One scene as the camera, the depth sensor and the two masks have it."""
     scene, rng = make_scene(_SEED, 1), np.random.default_rng(0)
     depth, instances, semantic = (
-        SENSORS[key](scene, size, rng) for key in ("depth", "instances", "semantic")
+        SENSORS[key](scene, size, rng, SceneConfig()) for key in ("depth", "instances", "semantic")
     )
     shown = [render(scene, size), _depth(depth), _mask(instances), _mask(semantic)]
     return contact_sheet(np.stack(shown), 4, ["image", "depth", "instances", "semantic"])

@@ -15,8 +15,8 @@ import numpy as np
 from oculex.world.camera import Survey, survey
 from oculex.world.english import pick
 from oculex.world.relations import OPPOSITE, SPATIAL, between, bulk
-from oculex.world.scene import Object, Scene
-from oculex.world.vocabulary import SHAPE, colour_names, shape_names
+from oculex.world.scene import Object, Scene, SceneConfig
+from oculex.world.vocabulary import SHAPE
 from oculex.world.words import MATERIAL_WORD, plural
 
 
@@ -34,18 +34,25 @@ class _Facts:
     seen: Survey
     shown: tuple[int, ...]
     """Objects that a person sees."""
+    colours: tuple[str, ...]
+    shapes: tuple[str, ...]
+    """What is asked for: what such scenes never have would be answered without a look."""
 
     def thing(self, i: int) -> Object:
         return self.scene.objects[i]
 
 
-def questions(scene: Scene, rng: np.random.Generator, n: int = 1) -> list[Question]:
-    """Up to ``n`` questions about a scene, at most one of each kind in ``KINDS``.
+def questions(
+    scene: Scene, rng: np.random.Generator, n: int = 1, config: SceneConfig | None = None
+) -> list[Question]:
+    """Up to ``n`` questions about a scene of ``config``, at most one of each kind in ``KINDS``.
 
     One of a kind, because dropping repeats would tilt the answers: there is less that is true than that is not.
     """
     seen = survey(scene)
-    facts = _Facts(scene, seen, tuple(i for i in range(len(scene.objects)) if seen.visible(i)))
+    config = config or SceneConfig()
+    shown = tuple(i for i in range(len(scene.objects)) if seen.visible(i))
+    facts = _Facts(scene, seen, shown, config.colours, config.shapes)
     asked = (_ASK[KINDS[kind]](facts, rng) for kind in rng.permutation(len(KINDS)))
     return [question for question in asked if question][:n]
 
@@ -83,18 +90,17 @@ def _exist(facts: _Facts, rng: np.random.Generator) -> Question | None:
     if not present:
         return None
     concept = pick(rng, sorted(present))
-    if rng.random() < 0.5:
-        return Question(
-            f"Is there a {concept} in the picture?".replace("a orange", "an orange"), "yes", "exist"
-        )
     colour, shape = concept.split()
-    others = (
-        [f"{c} {shape}" for c in colour_names()]
-        if rng.random() < 0.5
-        else [f"{colour} {s}" for s in shape_names()]
-    )
-    concept = pick(rng, [o for o in others if o not in every])
-    return Question(f"Is there a {concept} in the picture?".replace("a orange", "an orange"), "no", "exist")
+    alike = ([f"{c} {shape}" for c in facts.colours], [f"{colour} {s}" for s in facts.shapes])
+    absent = [[other for other in others if other not in every] for others in alike]
+    if not any(absent):
+        return None
+    yes = rng.random() < 0.5
+    if not yes:
+        others = absent[0 if rng.random() < 0.5 else 1]
+        concept = pick(rng, others or absent[0] or absent[1])
+    asked = f"Is there a {concept} in the picture?".replace("a orange", "an orange")
+    return Question(asked, "yes" if yes else "no", "exist")
 
 
 _GRAINED = ("wood", "stone")
@@ -106,8 +112,8 @@ def _count(facts: _Facts, rng: np.random.Generator) -> Question | None:
     if len(facts.shown) != len(facts.scene.objects):
         return None  # half-hidden objects make counting a matter of taste
     tests: list[tuple[str, str, str]] = [("objects", "", "")]
-    tests += [(f"{c} objects", "colour", c) for c in colour_names()]
-    tests += [(plural(s), "shape", s) for s in shape_names()]
+    tests += [(f"{c} objects", "colour", c) for c in facts.colours]
+    tests += [(plural(s), "shape", s) for s in facts.shapes]
     tests += [(f"{MATERIAL_WORD[m]} objects", "material", m) for m in _GRAINED]
     by_answer: dict[int, list[str]] = {}
     for words, attribute, value in tests:

@@ -19,12 +19,13 @@ from oculex.world.graph import scene_graph
 from oculex.world.grounding import grounded
 from oculex.world.infrared import infrared
 from oculex.world.questions import KINDS, questions
-from oculex.world.scene import Scene, concept_index
+from oculex.world.scene import Scene, SceneConfig, concept_index
 from oculex.world.sound import COUNT, sound
 from oculex.world.video import FRAMES, video
 
-Sensor = Callable[[Scene, int, np.random.Generator], Any]
-"""(scene, pixels a side of its picture, randomness of what is drawn) -> the sample's value."""
+Sensor = Callable[[Scene, int, np.random.Generator, SceneConfig], Any]
+"""(scene, pixels a side of its picture, randomness of what is drawn, the distribution that the scene is of) -> the
+sample's value. Classes are numbered within the distribution, and what it never has is not asked for."""
 
 
 @lru_cache(maxsize=4)
@@ -33,30 +34,36 @@ def _seen(scene: Scene, size: int) -> View:
     return look(scene, size, supersample=1)
 
 
-def _semantic(scene: Scene, size: int, _: np.random.Generator) -> np.ndarray:
-    table = np.array([0] + [concept_index(thing) + 1 for thing in scene.objects], np.uint8)
+def _semantic(scene: Scene, size: int, _: np.random.Generator, config: SceneConfig) -> np.ndarray:
+    table = np.array([0] + [concept_index(thing, config) + 1 for thing in scene.objects], np.uint8)
     return table[_seen(scene, size).instances]
 
 
-def _box_labels(scene: Scene, _size: int, _: np.random.Generator) -> np.ndarray:
+def _box_labels(scene: Scene, _size: int, _: np.random.Generator, config: SceneConfig) -> np.ndarray:
     seen = survey(scene)
-    labels = [concept_index(thing) if seen.visible(i) else -1 for i, thing in enumerate(scene.objects)]
+    labels = [
+        concept_index(thing, config) if seen.visible(i) else -1 for i, thing in enumerate(scene.objects)
+    ]
     return np.array(labels, np.int64)
 
 
+def _questions(scene: Scene, _size: int, rng: np.random.Generator, config: SceneConfig) -> list[dict]:
+    return [asdict(asked) for asked in questions(scene, rng, len(KINDS), config)]
+
+
 SENSORS: Mapping[str, Sensor] = {
-    "depth": lambda scene, size, _: _seen(scene, size).depth,
-    "instances": lambda scene, size, _: _seen(scene, size).instances,
+    "depth": lambda scene, size, *_: _seen(scene, size).depth,
+    "instances": lambda scene, size, *_: _seen(scene, size).instances,
     "semantic": _semantic,
-    "boxes": lambda scene, size, _: _seen(scene, size).boxes,
+    "boxes": lambda scene, size, *_: _seen(scene, size).boxes,
     "box_labels": _box_labels,
-    "grounded": lambda scene, _, rng: grounded(scene, rng),
-    "graph": lambda scene, size, _: scene_graph(scene, size),
-    "alternatives": lambda scene, _, rng: alternatives(scene, rng),
-    "questions": lambda scene, _, rng: [asdict(asked) for asked in questions(scene, rng, len(KINDS))],
-    "infrared": lambda scene, size, _: infrared(scene, _seen(scene, size).instances),
-    "audio": lambda scene, size, _: sound(scene),
-    "video": lambda scene, size, _: video(scene, size),
+    "grounded": lambda scene, _, rng, __: grounded(scene, rng),
+    "graph": lambda scene, size, *_: scene_graph(scene, size),
+    "alternatives": lambda scene, _, rng, __: alternatives(scene, rng),
+    "questions": _questions,
+    "infrared": lambda scene, size, *_: infrared(scene, _seen(scene, size).instances),
+    "audio": lambda scene, size, *_: sound(scene),
+    "video": lambda scene, size, *_: video(scene, size),
 }
 """Keys of ``oculex.data.schema``, which gives their types, shapes and units."""
 

@@ -65,7 +65,8 @@ def test_the_worlds_arrays_are_seen_once_whatever_else_is_asked(tmp_path, monkey
     spec = "world:scenes=5,size=16,keys="
     before = open_source(spec + "+".join(ARRAYS))[3]
     for key in ARRAYS:
-        made = SENSORS[key](open_source(spec).scene(3), 16, np.random.default_rng(0))
+        source = open_source(spec)
+        made = SENSORS[key](source.scene(3), 16, np.random.default_rng(0), source.config)
         assert (before[key].dtype, before[key].shape) == (made.dtype, made.shape)
         assert (before[key] == made).all()
 

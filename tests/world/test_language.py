@@ -12,6 +12,7 @@ from oculex.contracts import UserError
 from oculex.world import (
     KINDS,
     SYNONYMS,
+    SceneConfig,
     caption,
     colour_names,
     make_scene,
@@ -26,7 +27,7 @@ from oculex.world.language import observe
 from oculex.world.relations import Relation, relations
 from oculex.world.scene import Scene
 from oculex.world.vocabulary import SHAPE
-from oculex.world.words import DE_COLOUR, DE_SHAPE, MATERIAL_WORD, ZH_COLOUR, ZH_SHAPE
+from oculex.world.words import DE_COLOUR, DE_SHAPE, MATERIAL_WORD, ZH_COLOUR, ZH_SHAPE, plural
 
 PLACES = "left of|right of|in front of|behind|next to|beside"
 SCENES = [make_scene(31, i) for i in range(150)]
@@ -237,6 +238,22 @@ def test_a_blind_guesser_gains_nothing():
         assert best / n < limit.get(kind, 0.5 + 2.6 * np.sqrt(0.25 / n)), (kind, tally.most_common(3))
         if kind in ("exist", "relation", "compare", "size"):
             assert set(tally) == {"yes", "no"}
+
+
+def test_scenes_of_few_concepts_are_asked_for_no_others():
+    """What such scenes never have would be answered by whoever has heard the questions."""
+    few = SceneConfig(objects=(1, 3), colours=("red", "blue"), shapes=("cube", "cone", "sphere"))
+    others = (set(colour_names()) - set(few.colours)) | (set(shape_names()) - set(few.shapes))
+    others |= {plural(shape) for shape in others & set(shape_names())}
+    answers: dict[str, Counter] = defaultdict(Counter)
+    for n in range(400):
+        for q in questions(make_scene(43, n, few), np.random.default_rng(n), len(KINDS), few):
+            assert not set(re.findall(r"\w+", q.question)) & others, q
+            answers[q.question][q.answer] += 1
+    exist = {question: tally for question, tally in answers.items() if question.startswith("Is there a")}
+    assert len(exist) == 6
+    for tally in exist.values():
+        assert 0.3 < tally["yes"] / tally.total() < 0.7
 
 
 def test_answers_are_right():

@@ -100,7 +100,7 @@ def test_infrared_is_the_temperature_of_what_stands_there():
 
 def test_a_video_shows_motion_and_begins_at_the_scene():
     scene = made(vx=0.4, vy=0.3)
-    film = SENSORS["video"](scene, 32, np.random.default_rng(0))
+    film = SENSORS["video"](scene, 32, np.random.default_rng(0), SceneConfig())
     assert film.shape == (FRAMES, 32, 32, 3)
     assert film.dtype == np.uint8
     for n, frame in enumerate(film):

@@ -50,8 +50,8 @@ that an epoch, or another run, spares the look."""
 
 
 @lru_cache(maxsize=1 << 15)
-def _looked_at(scene: Scene, size: int, key: str) -> np.ndarray:
-    return SENSORS[key](scene, size, generator(0))
+def _looked_at(scene: Scene, size: int, key: str, config: SceneConfig) -> np.ndarray:
+    return SENSORS[key](scene, size, generator(0), config)
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,8 @@ class EmbeddedWorld:
         }
 
     def fingerprint(self) -> str:
-        return digest([self.world, _version(), *filter(None, [self.world.part])])
+        sensed = _version(_SENSED_BY) if self.world.keys else ""
+        return digest([self.world, _version(), *filter(None, [self.world.part, sensed])])
 
     def __len__(self) -> int:
         return self.world.count()
@@ -191,29 +192,24 @@ class EmbeddedWorld:
             "label": labels[index],
         }
         if world.keys:
-            scene = self.scene(index)
+            scene, config = self.scene(index), self.config
             for key in world.sensors():
                 if key in _REMEMBERED:
-                    sample[key] = _looked_at(scene, world.size, key).copy()
+                    sample[key] = _looked_at(scene, world.size, key, config).copy()
                     continue
-                make = partial(SENSORS[key], scene, world.size, generator(world.seed, index, 0x5E))
+                rng = generator(world.seed, index, 0x5E)
+                make = partial(SENSORS[key], scene, world.size, rng, config)
                 sample[key] = self._kept[key].row(index, make) if key in ARRAYS else make()
-            if "box_labels" in sample:
-                sample["box_labels"] = self._classes_of_concepts[sample["box_labels"]]
-            if "semantic" in sample:
-                table = np.concatenate([[0], self._classes_of_concepts + 1]).astype(np.uint8)
-                sample["semantic"] = table[sample["semantic"]]
         return sample
 
     @cached_property
-    def _classes_of_concepts(self) -> np.ndarray:
-        """Of each of the world's concepts its class in this source, whose scenes may be of a part of them; -1 of none."""
-        number = {name: place for place, name in enumerate(self.classes)}
-        return np.array([*(number.get(name, -1) for name in class_names()), -1])
+    def config(self) -> SceneConfig:
+        """What the scenes are drawn from."""
+        return replace(self.world.config(), split=self.world.split)
 
     def scene(self, index: int) -> Scene:
         """What is behind a sample: to be seen from elsewhere, later, or by another sensor."""
-        return make_scene(self.world.seed, index, replace(self.world.config(), split=self.world.split))
+        return make_scene(self.world.seed, index, self.config)
 
     @cached_property
     def _kept(self) -> dict[str, Kept]:
