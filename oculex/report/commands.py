@@ -10,6 +10,9 @@ from typing import Any
 
 from oculex import catalog
 from oculex.contracts import UserError
+from oculex.nn.image.image_encoder import ImageEncoder
+from oculex.nn.joint.dual_encoder import DualEncoder
+from oculex.nn.language.causal import LanguageConfig
 
 _OWN_FLAGS = ("system", "preset", "budget", "seed", "data.sources")
 
@@ -54,17 +57,39 @@ def flat(tree: Mapping[str, Any], where: str = "") -> dict[str, str]:
     return out
 
 
-def further(run: Path, metrics: Sequence[str], program: str = "oculex") -> list[tuple[str, str]]:
+ASKED_BY: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (("captioning", "vqa"), "Have a picture described", "generate {} --image PICTURE"),
+    (("drawing",), "Have a text drawn", 'generate {} --draw "a red cube" -o cube.png'),
+    (("control", "imitation"), "Ask what a robot is to do", 'act {} --image PICTURE --instruction "push the red cross"'),
+    (("captioning", "vqa", "drawing"), "Have a page of it in the browser", "serve {}"),
+)  # fmt: skip
+"""Tasks whose figures say that a run can do something, and the command that lets it."""
+
+
+def further(run: Path, system: str, metrics: Sequence[str], program: str = "oculex") -> list[tuple[str, str]]:
     """(what for, command) of what a run can be used for next."""
     at = shlex.quote(str(run))
+    tasks = {name.split("/")[1] for name in metrics if name.count("/") > 1}
     steps = [("Ask everything of it that it can do", f"{program} evaluate {at}")]
-    if any("/retrieval/" in name for name in metrics):
+    if "retrieval" in tasks:
         steps += [
             ("Search your own pictures", f"{program} index {at} --images PATH -o my.index"),
             ("", f'{program} search my.index "a red ball"'),
         ]
-    steps += [
-        ("Use it in other tools", f"{program} export {at} OUT --to open_clip"),
-        ("See whether another run is really better", f"{program} compare {at} OTHER_RUN"),
-    ]
-    return steps
+    steps += [(what, f"{program} {command.format(at)}") for of, what, command in ASKED_BY if tasks & {*of}]
+    if to := _held_by(system):
+        steps.append(("Use it in other tools", f"{program} export {at} OUT --to {to}"))
+    return [*steps, ("See whether another run is really better", f"{program} compare {at} OTHER_RUN")]
+
+
+def _held_by(system: str) -> str:
+    """Which library's format can hold what such a system learns; empty: none, or the system is gone."""
+    try:
+        plugin = catalog.load(system)
+    except UserError:
+        return ""
+    if issubclass(plugin.system, DualEncoder):
+        return "open_clip"
+    if issubclass(plugin.config, LanguageConfig):
+        return "transformers"
+    return "timm" if issubclass(plugin.system, ImageEncoder) else ""

@@ -23,6 +23,13 @@ TASKS = {
     "matching": "Matching by the fusion encoder",
     "drawing": "Drawing",
     "tokenization": "Image tokenizer",
+    "captioning": "Captions",
+    "vqa": "Questions about images",
+    "pope": "Is it there? (POPE)",
+    "segmentation": "Segmentation",
+    "detection": "Detection",
+    "image_retrieval": "Image retrieval",
+    "shifts": "Classification under shifts",
 }
 DIRECTION = re.compile(r"([a-z]+_to_[a-z]+)_(.+)")
 """How retrieval names its metrics: what asks, what is searched, and the measure."""
@@ -39,6 +46,15 @@ SHARES = {
     "untrained_top1": "top-1, the same network from fresh weights",
     "gain_over_untrained": "top-1 gained by pretraining",
     "wrong_image_top1": "top-1 shown another image",
+    "accuracy": "answers that are right",
+    "wrong_image_accuracy": "right, shown another image",
+    "no_image_accuracy": "right, shown none",
+    "named": "what is shown is named",
+    "wrong_image_named": "named, shown another image",
+    "whole": "neither broken off nor repetitive",
+    "whole_and_named": "neither, and what is shown is named",
+    "broken_off": "broken off",
+    "repetitive": "repetitive",
     "success": "episodes that succeed",
     "no_image_success": "succeed without seeing",
     "wrong_instruction_success": "succeed told another thing",
@@ -72,7 +88,16 @@ KINDS = {
 }
 """Of our own tasks; benchmarks name others."""
 ENDINGS = {"_macro": ", mean over groups", "_wrong_image": ", shown another image", "_chance": ", by chance"}
-NUMBERS = {"median_rank": "median rank"}
+NUMBERS = {
+    "median_rank": "median rank",
+    "cider": "CIDEr-D",
+    "bleu1": "BLEU-1",
+    "bleu4": "BLEU-4",
+    "rouge_l": "ROUGE-L",
+    "miou": "mean IoU",
+    "ap": "average precision",
+    "map_at_r": "mean average precision at R",
+}
 """What is not in these tables is shown under its own name, as a plain number."""
 
 Estimate = Mapping[str, Any]

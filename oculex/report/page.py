@@ -65,7 +65,7 @@ def write_report(run: Path) -> Path:
         changed=len(changes),
         machine=list(where.items()),
         reproduce=commands.reproduce(recipe),
-        further=commands.further(folder.path, list(metrics)),
+        further=commands.further(folder.path, recipe["system"], list(metrics)),
     )
     write_text(folder.path / "report.html", page)
     return folder.path / "report.html"

@@ -47,9 +47,9 @@ def learnt(run: Path, program: str = "oculex") -> str:
         classes = confusion.classes(confusion.tables(folder.records))
         parts[-1:] = [*parts[-1:], "On data it never saw (95 % intervals):"]
         parts = [" ".join(parts), "", _rows(headlines(metrics), metrics, classes, title=True)]
-        following = commands.further(folder.path, list(metrics), program)
+        following = commands.further(folder.path, recipe["system"], list(metrics), program)
     else:
-        following = commands.further(folder.path, [], program)
+        following = commands.further(folder.path, recipe["system"], [], program)
     steps_next = [("next" if not n else "", command) for n, (_, command) in enumerate(following)]
     return "\n".join([*parts, "", _aligned([("page", str(folder.path / "report.html")), *steps_next])])
 
