@@ -29,6 +29,7 @@ def fits(system: Any) -> bool:
         and system.config.image_tower == "vit"
         and isinstance(system.connector, Projector)
         and len(system.connector.layers) == 3
+        and system.connector.positions is None
     )
 
 

@@ -45,7 +45,7 @@ def test_published_weights_without_a_place_are_left_out_and_broken_ones_refused(
 @pytest.mark.parametrize("name", ["linear", "mlp", "query"])
 def test_visual_tokens_are_as_many_as_told(name):
     torch.manual_seed(0)
-    made = connector(ConnectorConfig(name, **SMALL), 10, 24)
+    made = connector(ConnectorConfig(name, **SMALL), 10, 24, (2, 3))
     for grid in ((2, 3), (4, 4)):
         patches = torch.randn(2, grid[0] * grid[1], 10)
         features = torch.cat([torch.randn(2, 1, 10), patches], 1)  # after a class token
@@ -62,7 +62,9 @@ def test_queries_see_the_image_and_each_patch_becomes_a_token():
     changed = features.clone()
     changed[:, 2] = torch.randn(10)
     with torch.no_grad():
-        query, linear = (connector(ConnectorConfig(n, **SMALL), 10, 24).eval() for n in ("query", "linear"))
+        query, linear = (
+            connector(ConnectorConfig(n, **SMALL), 10, 24, (2, 3)).eval() for n in ("query", "linear")
+        )
         differs = (query(features, (2, 3)) - query(changed, (2, 3))).abs().amax(-1)[0]
         assert (differs > 0).all()
         differs = (linear(features, (2, 3)) - linear(changed, (2, 3))).abs().amax(-1)[0]
@@ -81,7 +83,23 @@ def test_fresh_queries_and_their_weights_have_the_deviation_that_is_asked_for():
 
 def test_unknown_connectors_and_idle_fields_are_named():
     with pytest.raises(UserError, match="is not one of linear, mlp, query"):
-        connector(ConnectorConfig("resampler"), 10, 24)
+        connector(ConnectorConfig("resampler"), 10, 24, (2, 3))
     sizes = {"queries", "query_width", "query_layers", "query_heads", "query_std"}
     assert set(ConnectorConfig("mlp").unused()) == sizes
-    assert ConnectorConfig().unused() == {}
+    assert set(ConnectorConfig().unused()) == {"positions"}
+
+
+def test_patches_that_look_alike_are_told_apart_by_their_positions():
+    torch.manual_seed(0)
+    alike = torch.randn(1, 1, 10).expand(1, 6, 10)
+    for name in ("linear", "mlp"):
+        plain = connector(ConnectorConfig(name, **SMALL), 10, 24, (2, 3))
+        placed = connector(ConnectorConfig(name, positions=True, **SMALL), 10, 24, (2, 3))
+        with torch.no_grad():
+            assert torch.allclose(plain(alike, (2, 3)).std(1), torch.zeros(1, 24), atol=1e-6)
+            assert (torch.pdist(placed(alike, (2, 3))[0]) > 0.1).all()
+        assert count(placed) - count(plain) == 6 * 10
+
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,25 +37,28 @@ class ConnectorConfig:
     query_heads: int = 12
     query_std: float = 0.02
     """Deviation of its fresh weights: BERT's, at its width; a narrow one wants about width ** -0.5."""
+    positions: bool = False
+    """linear, mlp: a learned position is added to each patch's features, for a tower whose features tell none, such as a
+    residual one."""
 
     def unused(self) -> dict[str, str]:
         """Fields that the others leave without effect, and why; setting one is a mistake."""
         sizes = ("queries", "query_width", "query_layers", "query_heads", "query_std")
-        return (
-            {}
-            if self.connector == "query"
-            else dict.fromkeys(sizes, f"has no effect on connector={self.connector}")
-        )
+        idle = ("positions",) if self.connector == "query" else sizes
+        return dict.fromkeys(idle, f"has no effect on connector={self.connector}")
 
 
 class Projector(nn.Module):
     """Each patch becomes a visual token by ``depth`` linear layers with GELU between them; the class token is dropped.
 
-    LLaVA (Liu et al. 2023, section 4.1) has one layer, LLaVA 1.5 (section 3.2) two.
+    LLaVA (Liu et al. 2023, section 4.1) has one layer, LLaVA 1.5 (section 3.2) two. With ``places`` each of so many
+    patches has a learned position, as in front of a vision transformer (Dosovitskiy et al. 2021, equation 1).
     """
 
-    def __init__(self, features: int, width: int, depth: int) -> None:
+    def __init__(self, features: int, width: int, depth: int, places: int = 0) -> None:
         super().__init__()
+        scale = features**-0.5
+        self.positions = nn.Parameter(scale * torch.randn(places, features)) if places else None
         layers: list[nn.Module] = [nn.Linear(features, width)]
         for _ in range(depth - 1):
             layers += [nn.GELU(), nn.Linear(width, width)]
@@ -65,7 +68,8 @@ class Projector(nn.Module):
         return grid[0] * grid[1]
 
     def forward(self, features: Float[Tensor, "b n e"], grid: Grid) -> Float[Tensor, "b t d"]:
-        return self.layers(features[:, features.shape[1] - self.count(grid) :])
+        patches = features[:, features.shape[1] - self.count(grid) :]
+        return self.layers(patches if self.positions is None else patches + self.positions)
 
 
 class QueryTransformer(nn.Module):
@@ -124,18 +128,20 @@ class QueryConnector(nn.Module):
         return self.projection(self.query(features))
 
 
-CONNECTORS: Mapping[str, Callable[[int, int, ConnectorConfig], nn.Module]] = {
-    "linear": lambda features, width, _: Projector(features, width, 1),
-    "mlp": lambda features, width, _: Projector(features, width, 2),
-    "query": QueryConnector,
-}
+DEPTH = {"linear": 1, "mlp": 2}
+"""Layers of the projectors."""
+CONNECTORS = (*DEPTH, "query")
 
 
-def connector(config: ConnectorConfig, features: int, width: int) -> Any:
-    """A ``Connector`` from features of that width to a language model's; UserError for an unknown name."""
-    if config.connector not in CONNECTORS:
-        raise UserError(f"connector={config.connector!r} is not one of {', '.join(CONNECTORS)}")
-    return CONNECTORS[config.connector](features, width, config)
+def connector(config: ConnectorConfig, features: int, width: int, grid: Grid) -> Any:
+    """A ``Connector`` from features of that width, ``grid`` patches of them, to a language model's; UserError for an
+    unknown name."""
+    c = config
+    if c.connector not in CONNECTORS:
+        raise UserError(f"connector={c.connector!r} is not one of {', '.join(CONNECTORS)}")
+    if c.connector == "query":
+        return QueryConnector(features, width, c)
+    return Projector(features, width, DEPTH[c.connector], grid[0] * grid[1] if c.positions else 0)
 
 
 # ------------------------------------------------------------------------------------------- published weights

@@ -72,8 +72,8 @@ class VisualLanguageModel(ImageEncoder):
         training = bool(assets.sources())  # a finished run has all weights of its own
         self.language: Any = language_model(c, weights=training)
         width: int = self.language.get_input_embeddings().embedding_dim
-        self.connector = connector(c, self.image.width, width)
         self.grid = grid_of(self.image, c.image_size)
+        self.connector = connector(c, self.image.width, width, self.grid)
         self.visual = self.connector.count(self.grid)
         """Visual tokens of an image."""
         if self.visual >= c.context:
