@@ -75,15 +75,19 @@ MADE = f"made:provision,most=3:{SCENES},keys=graph+depth+instances"
 ASKED = "world:most=3,part=1/9,keys=questions,split=test"
 
 
+SEES = {**tiny.READS, **tiny.MAP, "vision_foundation": "clip:tiny_map", **tiny.SHOWN, "context": 256, "positions": True}
+"""A tower that tells what is where, so that of several objects the one that is asked about can be looked at."""
+
+
 def _tiny() -> Recipe:
     """Scenes of the embedded world, minutes on two CPU cores: half of what is seen is asked by programs."""
     return Recipe(
         system="provision",
-        model=ProVisionConfig(**{**tiny.READS, **tiny.SHOWN, "context": 256}),
-        budget="6e3samples",
-        batch=32,
+        model=ProVisionConfig(**SEES),
+        budget="24e3samples",
+        batch=16,
         precision="32-true",
-        optimizer=Optimizer(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, clip_norm=1.0),
+        optimizer=Optimizer(lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, clip_norm=1.0),
         stages=(
             Stage("connect", share=0.2, trainable=CONNECT, schedule=Schedule("cosine", warmup=0.03)),
             Stage("finetune", share=0.8, trainable=FINETUNE, schedule=Schedule("cosine", warmup=0.03)),
@@ -134,7 +138,7 @@ CLAIMS = (
         treatment="base and programs",
         control="base",
         at_least=0.0,
-        tuning=Tuning(values=(5e-4, 2e-3), on=(f"{ASKED},scenes=200,seed=1",)),
+        tuning=Tuning(values=(1e-3, 4e-3), on=(f"{ASKED},scenes=200,seed=1",)),
     ),
 )
 
