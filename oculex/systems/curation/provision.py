@@ -75,7 +75,7 @@ MADE = f"made:provision,most=3:{SCENES},keys=graph+depth+instances"
 ASKED = "world:most=3,part=1/9,keys=questions,split=test"
 
 
-SEES = {**tiny.READS, **tiny.MAP, "vision_foundation": "clip:tiny_map", **tiny.SHOWN, "context": 256, "positions": True}
+SEES = {**tiny.READS, **tiny.MAP, "vision_foundation": "clip:tiny_map", **tiny.SHOWN, "context": 256}
 """A tower that tells what is where, so that of several objects the one that is asked about can be looked at."""
 
 
@@ -138,7 +138,7 @@ CLAIMS = (
         treatment="base and programs",
         control="base",
         at_least=0.0,
-        tuning=Tuning(values=(1e-3, 4e-3), on=(f"{ASKED},scenes=200,seed=1",)),
+        tuning=Tuning(values=(1e-3, 2e-3), on=(f"{ASKED},scenes=200,seed=1",)),
     ),
 )
 
