@@ -333,7 +333,8 @@ def coloured(folder):
 
 
 CHANGES = {
-    **SIZES, "layers": [1], "vision_foundation": "", "language_foundation": "", "batch": 32, "precision": "32-true",
+    **SIZES, "image_tower": "vit", "layers": [1], "vision_foundation": "", "language_foundation": "", "batch": 32,
+    "precision": "32-true",
     "context": 128, "logging.every": 40, "data.workers": 0, "data.holdout": 0.25, "optimizer.lr": 3e-3,
     "evaluation.tasks": ["vqa"], "evaluation.on": [], "tokenizer": "corpus:300", "vocabulary": 300,
     "stages": [{"name": "all", "trainable": ["*"], "schedule": {"warmup": 0.05}}],
