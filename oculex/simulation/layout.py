@@ -68,6 +68,12 @@ class TableConfig:
                 "shapes or colours"
             )
 
+    @property
+    def turns(self) -> int:
+        """Episodes that begin at the same table, each told of another of its things: of tables that each have one
+        instruction a learner remembers which it is, and need not listen."""
+        return self.objects if self.split == "train" and self.part == "seen" else 1
+
     def concepts(self, part: str) -> list[tuple[str, str]]:
         """(colour, shape) of every concept of a part."""
         withheld = NOVEL[self.novel]
@@ -134,9 +140,10 @@ def make_layout(seed: int, index: int, config: TableConfig) -> Layout:
     """Layout ``index`` of ``seed``, the same on every machine.
 
     No two things are alike, and the hand's straight way to each of them is free, so where things lie does not tell
-    which of them is meant: that is drawn last.
+    which of them is meant: that is drawn last, or in training each of them in turn.
     """
-    draws = Draws("table", config.split, config.part, seed, index)
+    table, turn = divmod(index, config.turns)
+    draws = Draws("table", config.split, config.part, seed, table)
     known, withheld = config.concepts("seen"), config.concepts("unseen")
     first = draws.pick(known if config.part == "seen" else withheld)
     others = [each for each in (known if config.part == "seen" else known + withheld) if each != first]
@@ -154,6 +161,7 @@ def make_layout(seed: int, index: int, config: TableConfig) -> Layout:
     else:
         raise UserError(f"table: {config.objects} objects find no room; take fewer")
     target = draws.below(len(things)) if config.part == "seen" else 0
+    target = (target + turn) % len(things)
     skill = draws.pick(config.skills)
     # a withheld thing is drawn first, so things are laid in an order that does not tell it
     order = sorted(range(len(things)), key=lambda n: (things[n].shape, things[n].colour))
