@@ -122,7 +122,8 @@ class Measure:
         group, task = "/".join(where[:-1]), where[-1] if where else ""
         parted = DIRECTION.fullmatch(metric)
         direction, rest = parted.groups() if parted else ("", metric)
-        label = SHARES.get(rest) or NUMBERS.get(rest) or _of_kind(rest)
+        known_as = {} if task in BY_KIND else SHARES | NUMBERS
+        label = known_as.get(rest) or _of_kind(rest)
         if direction:
             label = f"{direction.replace('_', ' ')}, {label}"
         return cls(name, group, task, direction, label, rest in SHARES or task in BY_KIND)

@@ -63,6 +63,7 @@ def test_kinds_of_questions_are_read_in_words():
         "Composition, relation told from its reverse, shown another image",
         True,
     )
+    assert Measure.of("world/compositional/relation").label == "relation told from its reverse"
     theirs = Measure.of("swap_obj.json/compositional/swap_obj")
     assert (theirs.label, theirs.text(0.5)) == ("swap obj", "50.0\u202f%")
     assert Measure.of("world/order/order").label == "caption told from other orders of its words"
