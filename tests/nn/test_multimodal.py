@@ -1,5 +1,6 @@
 """Packed and unpacked sequences, images included, give one loss and one gradient; answers are transformers' own."""
 
+import sys
 from itertools import chain
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from oculex.contracts import UserError
 from oculex.data.collate import Ragged
 from oculex.data.packing import Rows, lay
 from oculex.nn.joint.multimodal import answer_losses, answers, interleave
@@ -119,6 +121,12 @@ def test_greedy_answers_are_transformers_own(language):
         whole = lm.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=20,
                             eos_token_id=end, pad_token_id=end)[0, len(prompt):].tolist()  # fmt: skip
         assert own == whole[: whole.index(end) if end in whole else None]
+
+
+def test_without_transformers_one_is_told_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UserError, match=r"pip install 'oculex\[transformers\]'"):
+        language_model(LanguageConfig(language="llama"))
 
 
 def test_draws_follow_the_models_probabilities():
