@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -16,6 +16,8 @@ from oculex.serve.shelf import Shelf
 _FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "DejaVu Sans", "sans-serif")
 _MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
 """Of the machine that looks: no font is loaded from anywhere."""
+NAMED = 48
+"""Classes of a run's data that are named."""
 
 
 def build(run: Opened, shelf: Shelf | None, kept: float) -> gr.Blocks:
@@ -23,7 +25,7 @@ def build(run: Opened, shelf: Shelf | None, kept: float) -> gr.Blocks:
     with gr.Blocks(
         title=f"{run.title} · oculex", analytics_enabled=False, fill_width=True, delete_cache=(600, int(kept))
     ) as page:
-        gr.HTML(_head(overview(run.folder.path)), js_on_load=None, elem_id="head")
+        gr.HTML(_head(overview(run.folder.path), run.classes), js_on_load=None, elem_id="head")
         able = tabs.of(run.system)
         if not able:
             gr.Markdown(
@@ -37,8 +39,8 @@ def build(run: Opened, shelf: Shelf | None, kept: float) -> gr.Blocks:
     return page
 
 
-def _head(seen: Mapping[str, Any]) -> str:
-    """Name, sentence and headline numbers, escaped."""
+def _head(seen: Mapping[str, Any], classes: Sequence[str]) -> str:
+    """Name, sentence, what it was shown and headline numbers, escaped."""
     head, numbers = seen["head"], seen["numbers"]
     cells = "".join(
         f"<div><dt>{escape(n['measure'].title)}</dt>"
@@ -49,13 +51,22 @@ def _head(seen: Mapping[str, Any]) -> str:
     return (
         f"<p class='over'><b>{escape(head['run'])}</b><span>{escape(head['date'])}</span></p>"
         f"<h1>{escape(head['title'])}</h1><p class='lead'>{escape(head['sentence'])}</p>"
-        f"<p class='fine'>{escape(head['paper'])}</p>"
+        f"<p class='fine'>{escape(head['paper'])}</p>{_known(classes)}"
         + (
             f"<dl>{cells}</dl>"
             if cells
             else "<p class='fine'>It has not been evaluated; `oculex evaluate` does.</p>"
         )
     )
+
+
+def _known(classes: Sequence[str]) -> str:
+    """The classes of its data, so that nobody asks a small run for what it never saw and blames the system."""
+    if not classes:
+        return ""
+    more = f" and {len(classes) - NAMED:,} more" if len(classes) > NAMED else ""
+    named = escape(", ".join(classes[:NAMED]))
+    return f"<p class='fine'>Trained on data of {len(classes):,} classes, so it may know nothing else: {named}{more}.</p>"
 
 
 def _more(number: Mapping[str, Any]) -> str:
@@ -89,7 +100,7 @@ def look() -> dict[str, Any]:
 
 STYLE = """
 .gradio-container {
-  max-width: 78rem !important; margin: 0 auto !important; padding: 0 1.25rem 3rem !important;
+  width: 100% !important; max-width: 78rem !important; margin: 0 auto !important; padding: 0 1.25rem 3rem !important;
   font-variant-numeric: tabular-nums;
 }
 .gradio-container .wrap, .gradio-container main.contain { width: 100%; }

@@ -95,10 +95,31 @@ def test_tabs_are_what_the_run_can_do_and_nothing_leaves_the_machine(visit, requ
     text = page.page.locator("#head").inner_text()
     assert request.getfixturevalue(name).name in text
     assert "trained on" in text
+    widths = set()
     for title in TABS[name]:
         page.open(title)
+        widths.add(page.page.locator("#head").bounding_box()["width"])
+    assert len(widths) == 1  # the page stays as wide as it is
     page.page.wait_for_timeout(300)
     assert page.done() == ([], [])
+
+
+def test_it_says_which_classes_its_data_have(visit):
+    """A small run asked for what it never saw answers nonsense."""
+    page = visit("classifier")
+    text = page.page.locator("#head").inner_text()
+    assert f"Trained on data of {len(toys.COLOURS)} classes, so it may know nothing else: " in text
+    page.page.close()
+
+
+def test_many_classes_and_hostile_ones_are_named_safely():
+    from oculex.serve.page import NAMED, _known
+
+    assert _known(()) == ""
+    assert "&lt;b&gt;x&lt;/b&gt;." in _known(["<b>x</b>"])
+    line = _known([f"class {n}" for n in range(1000)])
+    assert "1,000 classes" in line
+    assert f"class {NAMED - 1} and {1000 - NAMED} more." in line
 
 
 def test_a_text_and_a_picture_find_pictures(visit, clip, blue):
