@@ -149,7 +149,9 @@ class _Lead:
         return _Lead(-self.value, -self.high, -self.low, self.unit)
 
     def __str__(self) -> str:
-        return f"{number(self.value)}{self.unit} ({span(self.low, self.high)})"
+        shown = number(self.value)
+        unit = self.unit.removesuffix("s") if shown in ("1", "−1") else self.unit
+        return f"{shown}{unit} ({span(self.low, self.high)})"
 
 
 def _others(race: Mapping[str, Any]) -> list[Measure]:
