@@ -52,13 +52,13 @@ class Projector(nn.Module):
     """Each patch becomes a visual token by ``depth`` linear layers with GELU between them; the class token is dropped.
 
     LLaVA (Liu et al. 2023, section 4.1) has one layer, LLaVA 1.5 (section 3.2) two. With ``places`` each of so many
-    patches has a learned position, as in front of a vision transformer (Dosovitskiy et al. 2021, equation 1).
+    patches has a learned position, as in front of a vision transformer (Dosovitskiy et al. 2021, equation 1), drawn with
+    deviation 1: beside what a tower tells of a patch, positions of ``features`` ** -0.5 are too faint to be learnt from.
     """
 
     def __init__(self, features: int, width: int, depth: int, places: int = 0) -> None:
         super().__init__()
-        scale = features**-0.5
-        self.positions = nn.Parameter(scale * torch.randn(places, features)) if places else None
+        self.positions = nn.Parameter(torch.randn(places, features)) if places else None
         layers: list[nn.Module] = [nn.Linear(features, width)]
         for _ in range(depth - 1):
             layers += [nn.GELU(), nn.Linear(width, width)]

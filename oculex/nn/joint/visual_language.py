@@ -133,17 +133,22 @@ class VisualLanguageModel(ImageEncoder):
 
     def _pairs(self, sample: Sample, rng: np.random.Generator) -> list[tuple[str, str]]:
         """What is asked of a sample, and answered, in random order."""
-        texts, instructions = captions(sample), self.config.instructions
-        pairs = [(each["question"], each["answer"]) for each in sample.get("questions") or ()]
-        if texts:
-            asked = instructions[int(rng.integers(len(instructions)))]
-            pairs.append((asked, texts[int(rng.integers(len(texts)))]))
+        pairs = self._known(sample, rng)
         if not pairs:
             raise BadSample(
                 sample["id"],
                 "has neither captions, questions nor a conversation, which this system trains on",
             )
         return [pairs[n] for n in rng.permutation(len(pairs))]
+
+    def _known(self, sample: Sample, rng: np.random.Generator) -> list[tuple[str, str]]:
+        """Its questions, and a caption where it has any."""
+        texts, instructions = captions(sample), self.config.instructions
+        pairs = [(each["question"], each["answer"]) for each in sample.get("questions") or ()]
+        if texts:
+            asked = instructions[int(rng.integers(len(instructions)))]
+            pairs.append((asked, texts[int(rng.integers(len(texts)))]))
+        return pairs
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
         """{"visual": [B, T, D]}: each image's visual tokens."""

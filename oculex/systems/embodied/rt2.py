@@ -50,6 +50,7 @@ from oculex.contracts import (
     UserError,
 )
 from oculex.data.actions import action_space
+from oculex.data.boxes import fitted, picture_size
 from oculex.data.chat import Encoded, Turn
 from oculex.data.views import captions, image_view
 from oculex.nn.joint.visual_language import VisualLanguageConfig, VisualLanguageModel
@@ -84,6 +85,10 @@ class RT2Config(VisualLanguageConfig):
     """Most questions and answers of a sample in one conversation; 0: all that it has."""
     robot_crop: tuple[float, float] = (0.9, 1.0)
     """As ``crop``, of what a robot sees."""
+    places: str = ""
+    """How it is asked of a picture with ``boxes`` where the only one of a class is, {} being its name; the answer is the
+    middle of its box in ``bins`` from left to right and from top to bottom. Such pictures are shown whole. Empty: it is
+    not asked."""
 
 
 class RT2(VisualLanguageModel, System):
@@ -115,10 +120,12 @@ class RT2(VisualLanguageModel, System):
 
         Without ``rng`` the instruction alone.
         """
-        told = sample.get("instruction")
+        told, c = sample.get("instruction"), self.config
         if told is None:
-            return super().view(sample, rng)
-        c = self.config
+            view = super().view(sample, rng)
+            if rng is not None and c.places and sample.get("box_labels") is not None:
+                view["image"], _ = fitted(sample, c.image_size, c.mean)
+            return view
         view = image_view(sample, rng, c.image_size, c.robot_crop)
         asked = self._asked(told, bool(view), sample["id"])
         if rng is None:
@@ -146,6 +153,28 @@ class RT2(VisualLanguageModel, System):
 
     def _pairs(self, sample: Sample, rng: np.random.Generator) -> list[tuple[str, str]]:
         return super()._pairs(sample, rng)[: self.config.pairs or None]
+
+    def _known(self, sample: Sample, rng: np.random.Generator) -> list[tuple[str, str]]:
+        return super()._known(sample, rng) + self._places(sample)
+
+    def _places(self, sample: Sample) -> list[tuple[str, str]]:
+        """Where each thing is that is the only one of its class."""
+        asked, bins, labels = self.config.places, self.config.bins, sample.get("box_labels")
+        if not asked or labels is None:
+            return []
+        side, found = max(picture_size(sample)), list[tuple[str, str]]()
+        for label, (x0, y0, x1, y1) in zip(labels, sample["boxes"], strict=True):
+            if label >= 0 and np.count_nonzero(labels == label) == 1:
+                middle = ((x0 + x1) / 2 / side, (y0 + y1) / 2 / side)
+                place = " ".join(str(min(bins - 1, max(0, int(bins * each)))) for each in middle)
+                found.append((asked.format(self._named(int(label))), place))
+        return found
+
+    def _named(self, label: int) -> str:
+        names = self._assets.classes()
+        if label >= len(names):
+            raise UserError(f"a box has class {label}, but there are {len(names)} class names")
+        return names[label]
 
     def _asked(self, told: str, sees: bool, key: str) -> Encoded:
         """What is read before an action is said; an episode's steps ask the same."""
