@@ -94,8 +94,8 @@ class Pool:
         return Steps(self.train, order, view, recipe.batch, recipe.seed, rank, ranks)
 
     def classes(self) -> tuple[str, ...]:
-        """Class names in label order; empty where the sources have none, or name different ones."""
-        named = {source.classes for source in self.train}
+        """Class names in label order, of the sources that have any; empty where none has, or they name different ones."""
+        named = {source.classes for source in self.train if source.classes}
         return named.pop() if len(named) == 1 else ()
 
     def first_view(self, view: Any) -> None:

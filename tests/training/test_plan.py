@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 
 from oculex.contracts import Recipe, Stage, UserError
@@ -35,3 +37,11 @@ def test_stages_tile_the_run():
 def test_weights_of_sources():
     assert plan.parse_weight("a/b@2.5") == ("a/b", 2.5)
     assert plan.parse_weight("a@b/c") == ("a@b/c", None)
+
+
+def test_classes_are_those_of_the_sources_that_name_any():
+    """A source of another kind beside, as robots' beside pictures with boxes, takes no names away."""
+    named, other, none = (SimpleNamespace(classes=names) for names in (("cat", "dog"), ("dog", "cat"), ()))
+    assert plan.Pool((named, none), (), None).classes() == ("cat", "dog")
+    assert plan.Pool((named, other), (), None).classes() == ()  # a label would mean two things
+    assert plan.Pool((none,), (), None).classes() == ()
