@@ -109,7 +109,7 @@ def test_a_race_tells_in_what_another_one_is_better(tmp_path):
         "clip 30.0 %, negclip 50.0 %, tips 70.0 %; chance 20.0 %. negclip is ahead of clip by 20 points"
         in said
     )
-    assert "clip and tips cannot be told apart: 1 points (−1 to 3)." in said
+    assert "clip and tips cannot be told apart: 1 point (−1 to 3)." in said
     more["differences"]["negclip"]["world/order/order"] = difference(0.2)
     assert "In no further question is another one ahead of it." in conclusion(more)
     write_race(race(), tmp_path / "race.html")
@@ -130,7 +130,7 @@ def pretrained():
 def test_a_race_tells_what_pretraining_was_worth(tmp_path):
     said = conclusion(pretrained())
     assert "training gained clip 8 points (6 to 10)." in said
-    assert "Whether it gained anything cannot be told of negclip, 1 points (−1 to 3)." in said
+    assert "Whether it gained anything cannot be told of negclip, 1 point (−1 to 3)." in said
     assert "It cost tips 5 points (3 to 7)." in said
     assert "worth its time" not in said
     without = pretrained()
