@@ -213,12 +213,12 @@ def _readable(source: Source) -> Iterator[Sample]:
 
 SEES: Mapping[str, Any] = {
     **tiny.MAP, "positions": True, "language": "llama", "language_width": 64, "language_layers": 3, "language_heads": 4,
-    "language_std": 0.125, "context": 160, "vocabulary": 512, "tokenizer": "from:rt2:tiny_web", "after_image": "",
-    "instruction": "robot: {}", "places": "where is the {}?", "place_bins": 10, "pairs": 6, "robot_crop": (1.0, 1.0),
+    "language_std": 0.125, "context": 96, "vocabulary": 512, "tokenizer": "from:rt2:tiny_web", "after_image": "",
+    "instruction": "robot: {}", "places": "where is the {}?", "place_bins": 10, "pairs": 1, "robot_crop": (1.0, 1.0),
     "bins": 21, "action_tokens": "least_used",
 }  # fmt: skip
 """A tower that tells what is where, and a small language model that reads it; weights are drawn for its width. Places
-of ten bins are digits, one token each."""
+of ten bins are digits, one token each. One question an image: what was said before would tell of the others."""
 _SCENES = "world:most=3,part=1/4,captions=1,scenes=12000"
 WEB = (f"{_SCENES},keys=boxes+box_labels@9", f"{_SCENES},keys=questions@3")
 """What stands for the web: scenes of the embedded world of 48 concepts, a caption each. Of most it is asked where things
@@ -241,7 +241,7 @@ def _tiny_web() -> Recipe:
         budget="4000steps",
         batch=32,
         precision="32-true",
-        optimizer=Optimizer(lr=2e-3, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.05, clip_norm=1.0),
+        optimizer=Optimizer(lr=1e-3, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.05, clip_norm=1.0),
         stages=(Stage("pretrain", schedule=Schedule("cosine", warmup=0.05)),),
         data=Data(sources=WEB),
         evaluation=Evaluation(tasks=("vqa",), limit=200),
@@ -258,7 +258,6 @@ def _tiny() -> Recipe:
         budget=STEPS,
         init=Init("rt2:tiny_web", PARTS),
         batch=64,
-        optimizer=replace(recipe.optimizer, lr=1e-3),
         stages=(Stage("co-fine-tune", schedule=Schedule("cosine", warmup=0.05)),),
         data=Data(sources=(*WEB, *TABLES)),
         evaluation=Evaluation(on=tuple(JUDGED), tasks=("control",)),
