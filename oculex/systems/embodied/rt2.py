@@ -125,7 +125,8 @@ class RT2(VisualLanguageModel, System):
         told, c = sample.get("instruction"), self.config
         if told is None:
             view = super().view(sample, rng)
-            if rng is not None and c.places and sample.get("box_labels") is not None:
+            boxed = "image" in sample and sample.get("box_labels") is not None
+            if rng is not None and c.places and boxed:
                 view["image"], _ = fitted(sample, c.image_size, c.mean)
             return view
         view = image_view(sample, rng, c.image_size, c.robot_crop)
