@@ -60,7 +60,7 @@ def action_space(sources: Sequence[Source]) -> ActionSpace | None:
 
 
 def binned(actions: np.ndarray, space: ActionSpace, bins: int) -> np.ndarray:
-    """int64 [..., D]: the number of each action's bin, as RT-1 has it (Brohan et al. 2022, section 5.2, and its code).
+    """int64 [..., D]: the number of each action's bin, as RT-1 has it (Brohan et al. 2022, section 5.1, and its code).
 
     What lies outside the bounds is cut to them; bin 0 begins at ``low``, and only ``high`` itself is in the last one.
     A discrete dimension has its value.

@@ -5,25 +5,28 @@ where its goal was reached. Records: ``item`` and ``cluster`` are the episode; `
 actions, as JSON, from which physics makes the same episode again; ``parsed`` how many; ``truth`` is the instruction;
 ``score`` 1 for a success. ``control`` no_image: a black picture; wrong_instruction: told to do the same to another thing
 of the table, judged by the first; untrained: the same system with fresh weights; random: every valid action equally
-likely; expert: the demonstrator, who knows where everything is.
+likely, but it never ends an episode; any_thing: the demonstrator, sent to one thing of the table at random, which is all
+that a robot can reach that does not listen; expert: the demonstrator, who knows where everything is.
 
 ``imitation`` asks about single steps of demonstrations, which any robot's data has. Records: ``item`` is the step,
 ``cluster`` its episode; ``output`` the action; ``truth`` the demonstrator's; ``score`` the mean error over dimensions, in
-shares of their extents; ``status`` rated. ``control`` no_image; mean: the mean action of the steps that are asked about,
-which knows nothing of any of them.
+shares of their extents; ``status`` rated. ``control`` no_image: a black picture; constant: the action that is best for
+all steps that are asked about, their median, which knows nothing of any of them.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from oculex.contracts import Acts, Source
+from oculex.contracts import Acts, BadSample, Sample, Source
 from oculex.data.actions import ActionSpace, HasActions
+from oculex.data.boxes import picture_size
 from oculex.data.collate import collate
 from oculex.data.order import generator
 from oculex.evaluation.measures import Statistic, contrast, mean
@@ -34,7 +37,7 @@ from oculex.simulation.remote import Simulator
 
 TOGETHER = 32
 """Episodes that go on side by side."""
-CONTROLS = ("no_image", "wrong_instruction", "untrained", "random", "expert")
+CONTROLS = ("no_image", "wrong_instruction", "untrained", "random", "any_thing", "expert")
 _SEED = 0xAC7
 
 
@@ -85,7 +88,11 @@ def play(
 
 
 def _policies(
-    system: Any, source: Simulates, simulator: Simulator, context: Context
+    system: Any,
+    source: Simulates,
+    layouts: Mapping[int, Layout],
+    simulator: Simulator,
+    context: Context,
 ) -> dict[str, tuple[Policy, bool]]:
     """By name of the control: who acts, and whether it has to be drawn."""
     black = np.zeros((source.size, source.size, 3), np.uint8)
@@ -106,11 +113,15 @@ def _policies(
         share = rng.random((len(told), len(space)))
         low, high, values = np.array(space.low), np.array(space.high), np.array(space.values)
         drawn = np.where(values > 0, np.floor(share * values), low + share * (high - low))
+        for ends in [n for n, name in enumerate(space.names) if name == "terminate"]:
+            drawn[:, ends] = low[ends]
         return dict(zip(told, drawn, strict=True))
 
-    def expert(_: Mapping[int, Any], told: Mapping[int, str]) -> Mapping[int, np.ndarray]:
-        advice = simulator.call("advise")
-        return {n: advice[n] for n in told}
+    def knowing(targets: Mapping[int, int]) -> Policy:
+        def act(_: Mapping[int, Any], told: Mapping[int, str]) -> Mapping[int, np.ndarray]:
+            return simulator.call("advise", {n: targets[n] for n in told})
+
+        return act
 
     own = by(system)
     fresh = (
@@ -122,7 +133,11 @@ def _policies(
         "wrong_instruction": (own, True),
         **fresh,
         "random": (random, False),
-        "expert": (expert, False),
+        "any_thing": (
+            knowing({n: int(rng.integers(len(each.things))) for n, each in layouts.items()}),
+            False,
+        ),
+        "expert": (knowing({n: each.target for n, each in layouts.items()}), False),
     }
 
 
@@ -136,7 +151,7 @@ def run(system: Any, source: Source, context: Context) -> Table:
     layouts = {n: source.layout(n) for n in numbers}
     tables = []
     with Simulator() as simulator:
-        for control, (act, sees) in _policies(system, source, simulator, context).items():
+        for control, (act, sees) in _policies(system, source, layouts, simulator, context).items():
             told = {
                 n: (_another(layout) if control == "wrong_instruction" else layout).instruction
                 for n, layout in layouts.items()
@@ -196,10 +211,9 @@ def statistics(table: Table) -> dict[str, Statistic]:
     for control in CONTROLS:
         where = table.where(control=control)
         if len(where):
-            name = "chance_success" if control == "random" else f"{control}_success"
-            out[name] = mean(table["score"][where], where)
-            if control in ("no_image", "wrong_instruction"):
-                out[f"gain_over_{control}"] = contrast(out["success"], out[name])
+            out[f"{control}_success"] = mean(table["score"][where], where)
+            if control in ("no_image", "wrong_instruction", "any_thing"):
+                out[f"gain_over_{control}"] = contrast(out["success"], out[f"{control}_success"])
     won = rows[table["score"][rows] == 1]
     if len(won):
         out["steps"] = mean(table["parsed"][won].astype(float), won)
@@ -222,16 +236,18 @@ def imitate(system: Any, source: Source, context: Context) -> Table:
     embedder, space = context.embedder, source.actions
     limit = embedder.computing.limit or _MOST
     chosen = sorted(np.random.default_rng(0).permutation(len(source))[:limit].tolist())
-    samples = [source[n] for n in chosen]
+    samples = list(_told(source, chosen))
+    if not samples:
+        return Table.empty()
     truth = np.array([sample["action"] for sample in samples])
     extent = np.array(space.high) - np.array(space.low)
     said = {
         "": _acted(system, samples, embedder),
-        "mean": np.repeat(truth.mean(0, keepdims=True), len(truth), 0),
+        "constant": np.repeat(np.median(truth, 0, keepdims=True), len(truth), 0),
     }
     if "image" in samples[0]:
         said["no_image"] = _acted(
-            system, [{k: v for k, v in s.items() if k != "image"} for s in samples], embedder
+            system, [{**sample, "image": _black(sample)} for sample in samples], embedder
         )
     tables = []
     for control, actions in said.items():
@@ -255,6 +271,21 @@ def imitate(system: Any, source: Source, context: Context) -> Table:
     return concat(tables)
 
 
+def _told(source: Source, chosen: Sequence[int]) -> Iterator[Sample]:
+    """Those steps that can be read and that tell the robot what to do."""
+    for n in chosen:
+        with suppress(BadSample):
+            sample = source[n]
+            if "instruction" in sample:
+                yield sample
+
+
+def _black(sample: Sample) -> np.ndarray:
+    """A picture of its size that shows nothing."""
+    width, height = picture_size(sample)
+    return np.zeros((height, width, 3), np.uint8)
+
+
 def _acted(system: Any, samples: Sequence[Mapping[str, Any]], embedder: Any) -> np.ndarray:
     keys = ("id", "image", "instruction", "state")
     views = [system.view({key: s[key] for key in keys if key in s}, None) for s in samples]
@@ -269,7 +300,7 @@ def imitation_statistics(table: Table) -> dict[str, Statistic]:
     """The mean error, that of the controls, and what is gained over each."""
     rows = table.where(control="")
     out: dict[str, Statistic] = {"error": mean(table["score"][rows], rows)}
-    for control in ("no_image", "mean"):
+    for control in ("no_image", "constant"):
         where = table.where(control=control)
         if len(where):
             out[f"{control}_error"] = mean(table["score"][where], where)

@@ -122,6 +122,8 @@ class Combination:
     rows: np.ndarray
     proportion: bool = False
     over: int = 1
+    difference: bool = False
+    """Whether it is that of two proportions."""
 
     def bind(self, clusters: np.ndarray, m: int) -> Bound:
         bound = [part.bind(clusters, m) for part in self.parts]
@@ -141,7 +143,7 @@ def average(parts: Sequence[Statistic]) -> Combination:
 
 def contrast(a: Statistic, b: Statistic) -> Combination:
     """a - b, for two statistics of the same items."""
-    return Combination((a, b), (1.0, -1.0), a.rows)
+    return Combination((a, b), (1.0, -1.0), a.rows, difference=a.proportion and b.proportion)
 
 
 def codes(column: np.ndarray) -> tuple[np.ndarray, int]:

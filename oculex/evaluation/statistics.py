@@ -9,7 +9,7 @@ engine.
 Intervals are percentile intervals with Hesterberg's small-sample expansion (What Teachers Should Know About
 the Bootstrap, The American Statistician 69(4), 2015): the tail probability is Phi(-sqrt(n/(n-1)) t_{n-1})
 instead of alpha/2. Where a proportion does not vary at all (0 % or 100 %) the interval is Wilson's, with n
-clusters.
+clusters, and where a difference of two does not, as wide as Wilson's at 0 to either side.
 """
 
 from __future__ import annotations
@@ -78,8 +78,12 @@ def intervals(
         value, n = float(bound[name](whole)[0]), len(statistic.rows)
         seen = len(np.unique(code[statistic.rows]))
         low, high = _percentiles(drawn[name], seen, level)
-        if statistic.proportion and (high - low < TINY or seen < 2):
+        still = high - low < TINY or seen < 2
+        if statistic.proportion and still:
             low, high = wilson(value, seen, level)
+        elif still and getattr(statistic, "difference", False):
+            slack = wilson(0.0, seen, level)[1]
+            low, high = max(value - slack, -1.0), min(value + slack, 1.0)
         out[name] = Estimate(value, min(low, value), max(high, value), n)
     return out
 

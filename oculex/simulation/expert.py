@@ -18,15 +18,18 @@ _ALIGNED = 0.006
 _SQUARE = ("cube", "pyramid", "cross")
 
 
-def expert(table: TableTop) -> np.ndarray:
-    """[8]: what leads on to the goal, as a function of the state alone, so that it is right after any deviation."""
-    action = {"push": _push, "lift": _lift}[table.layout.skill](table)
+def expert(table: TableTop, target: int | None = None) -> np.ndarray:
+    """[8]: what leads on to the goal, as a function of the state alone, so that it is right after any deviation.
+
+    ``target``: number of the thing that it is done with; None: the one that is meant.
+    """
+    target = table.layout.target if target is None else target
+    action = {"push": _push, "lift": _lift}[table.layout.skill](table, target)
     return np.clip(action, LOW, HIGH).astype(np.float32)
 
 
-def _push(table: TableTop) -> np.ndarray:
+def _push(table: TableTop, target: int) -> np.ndarray:
     """Straight towards the target and on."""
-    target = table.layout.target
     at, first = table.places()[target], table.first[target]
     if np.linalg.norm((at - first)[:2]) >= PUSHED:
         return np.array([1.0, 0, 0, 0, 0, 0, 0, 0])
@@ -36,10 +39,9 @@ def _push(table: TableTop) -> np.ndarray:
     return np.array([0.0, *(way / far * min(HIGH[1], beyond)), 0, 0, 0, 0, 0])
 
 
-def _lift(table: TableTop) -> np.ndarray:
+def _lift(table: TableTop, target: int) -> np.ndarray:
     """Over the target, down around it, shut, up."""
-    n = table.layout.target
-    at, first, thing = table.places()[n], table.first[n], table.layout.things[n]
+    at, first, thing = table.places()[target], table.first[target], table.layout.things[target]
     x, y, z, *_, turn = table.wanted
     if at[2] - first[2] >= LIFTED:
         return np.array([1.0, 0, 0, 0, 0, 0, 0, 0])

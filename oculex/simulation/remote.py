@@ -93,10 +93,11 @@ def _step(actions: Mapping[int, np.ndarray], draw: bool) -> dict[int, tuple[np.n
     return out
 
 
-def _advise() -> dict[int, np.ndarray]:
+def _advise(targets: Mapping[int, int]) -> dict[int, np.ndarray]:
+    """What the demonstrator would do with the thing of each table that is named."""
     from oculex.simulation.expert import expert
 
-    return {number: expert(table) for number, table in _TABLES.items()}
+    return {number: expert(_TABLES[number], target) for number, target in targets.items()}
 
 
 def _film(config: TableConfig, layout: Layout, actions: Sequence[np.ndarray], size: int) -> np.ndarray:

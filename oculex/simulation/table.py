@@ -2,7 +2,8 @@
 
 An action is RT-2's (Brohan et al. 2023, section 3.2): whether to end the episode, displacements of the hand in position
 and rotation, and how far the gripper is open. The hand is a gantry driven by position actuators, so it can be held up by
-what it touches. The episode is over when the goal is reached, the robot says so, or the steps are used up.
+what it touches. The episode is over when the goal is reached, the robot says so, the steps are used up, or physics has
+run away, which is a failure.
 """
 
 from __future__ import annotations
@@ -26,10 +27,19 @@ except ImportError as error:
 
 from oculex.simulation import model
 
+mujoco.set_mju_user_warning(
+    lambda _: None
+)  # which would write a file where one stands; what it warns of is looked for
 SECONDS = 0.16
 """Of simulated time a step."""
 STEPS = 24
 """Most steps of an episode."""
+_BROKEN = (
+    mujoco.mjtWarning.mjWARN_BADQPOS,
+    mujoco.mjtWarning.mjWARN_BADQVEL,
+    mujoco.mjtWarning.mjWARN_BADQACC,
+)
+"""What MuJoCo warns of when it lays everything anew because its numbers ran away."""
 _LETTERS = string.ascii_letters + string.digits + " -"
 """Of instructions."""
 PUSHED, LIFTED, DISTURBED = 0.035, 0.05, 0.02
@@ -86,19 +96,24 @@ class TableTop(gymnasium.Env):  # type: ignore[misc]
         return self.observation(), float(success), ends or success, self.steps >= STEPS, {"success": success}
 
     def act(self, action: np.ndarray) -> bool:
-        """Moves the hand, without looking; whether the robot ends the episode."""
+        """Moves the hand, without looking; whether the robot, or broken physics, ends the episode."""
         action = np.clip(np.asarray(action, np.float64), LOW, HIGH)
         self.steps += 1
         low, high = self.model.actuator_ctrlrange[: len(model.AXES)].T
         self.wanted = np.clip(self.wanted + action[1:7], low, high)
         self.gripper = float(action[7])
         self._drive(SECONDS)
-        return bool(action[0] > 0.5)
+        return bool(action[0] > 0.5) or self.broken
 
     def _drive(self, seconds: float) -> None:
         finger = model.CLOSED + self.gripper * (model.OPEN - model.CLOSED)
         self.data.ctrl[:] = (*self.wanted, finger, finger)
         mujoco.mj_step(self.model, self.data, round(seconds / model.TIMESTEP))
+
+    @property
+    def broken(self) -> bool:
+        """Whether physics has run away since the things were laid: from then on nothing is where it was pushed to."""
+        return any(self.data.warning[kind].number for kind in _BROKEN)
 
     def places(self) -> np.ndarray:
         """[things, 3]: where the middle of each thing is, in metres."""
@@ -111,6 +126,8 @@ class TableTop(gymnasium.Env):  # type: ignore[misc]
 
     def success(self) -> bool:
         """Whether the target is where it should be and nothing else was moved."""
+        if self.broken:
+            return False
         moved = self.places() - self.first
         target = self.layout.target
         aside = np.linalg.norm(np.delete(moved, target, axis=0), axis=1).max(initial=0.0)

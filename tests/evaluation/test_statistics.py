@@ -168,3 +168,14 @@ def test_over_seeds():
 def test_wilson_agrees_with_scipy():
     peer = stats.binomtest(7, 23).proportion_ci(method="wilson")
     assert wilson(7 / 23, 23) == pytest.approx((peer.low, peer.high))
+
+
+def test_a_gain_of_everything_is_not_certain():
+    """Twelve of twelve against none: no draw of these items differs, and others might."""
+    table = np.array([1.0] * 12 + [0.0] * 12)
+    ours, theirs = mean(table[:12], np.arange(12)), mean(table[12:], np.arange(12, 24))
+    clusters = np.tile(np.arange(12), 2)
+    gain = intervals({"gain": contrast(ours, theirs)}, clusters)["gain"]
+    slack = stats.binomtest(0, 12).proportion_ci(method="wilson").high
+    assert (gain.value, gain.high) == (1.0, 1.0)
+    assert gain.low == pytest.approx(1 - slack)

@@ -126,21 +126,25 @@ def test_integers_stand_for_bins_where_they_are_tokens():
     words = {START: 0, END: 1, "[UNK]": 2} | {str(n): n + 3 for n in range(300)}
     backend = Backend(models.WordLevel(words, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    assert number_tokens(BytePair(backend), 256) == list(range(3, 259))
+    assert number_tokens(BytePair(backend), 256, 303) == list(range(3, 259))
     with pytest.raises(UserError, match="no token of its own for the integer"):
-        number_tokens(train_tokenizer(["a cube"] * 5, 300), 256)
+        number_tokens(train_tokenizer(["a cube"] * 5, 300), 256, 300)
 
 
 def test_the_rarest_tokens_are_overwritten():
-    texts = ["push the red cube", "push the blue cube"] * 50
+    """First what the tokenizer never writes, then the merges that came last; never a text's beginning or end."""
+    texts = ["push the red cube"] * 50 + ["push the blue cube"] * 40 + ["zebras graze"] * 2
     tokenizer = train_tokenizer(texts, 300)
-    chosen = least_used_tokens(tokenizer, 200, texts)
-    assert len(set(chosen)) == 200
-    used = {token for text in texts for token in tokenizer.backend.encode(text).ids}
+    used = {token for text in texts[:90] for token in tokenizer.backend.encode(text).ids}
+    assert least_used_tokens(tokenizer, 8, tokenizer.size + 5)[:5] == [
+        tokenizer.size + n for n in (4, 3, 2, 1, 0)
+    ]
+    chosen = least_used_tokens(tokenizer, 5, tokenizer.size)
     assert not used & set(chosen)
-    assert not {tokenizer.start, tokenizer.end} & set(chosen)
+    everything = least_used_tokens(tokenizer, tokenizer.size - 2, tokenizer.size)
+    assert not {tokenizer.start, tokenizer.end} & set(everything)
     with pytest.raises(UserError, match="no room for 400 bins"):
-        least_used_tokens(tokenizer, 400, texts)
+        least_used_tokens(tokenizer, 400, tokenizer.size)
 
 
 def test_sources_of_two_robots_are_refused():

@@ -156,10 +156,31 @@ def test_success_means_the_right_thing_alone(simulator):
         simulator.call("begin", config, 16, {0: other}, False)
         actions, over = [], False
         while not over:
-            actions.append(simulator.call("advise")[0])
+            actions.append(simulator.call("advise", {0: other.target})[0])
             _, _, over = simulator.call("step", {0: actions[-1]}, False)[0]
         simulator.call("begin", config, 16, {0: layout}, False)
         assert not any(simulator.call("step", {0: action}, False)[0][1] for action in actions)
+
+
+def test_physics_that_runs_away_is_a_failure(tmp_path, monkeypatch):
+    """MuJoCo then lays everything anew, which looks like a push; and it writes no file beside the caller."""
+    monkeypatch.chdir(tmp_path)
+    from oculex.simulation.table import STEPS
+
+    config = TableConfig(objects=1, split="test")
+    rng, ends = np.random.default_rng(0), Counter()
+    with Simulator() as made:
+        for index in range(100):
+            made.call("begin", config, 16, {0: make_layout(0, index, config)}, False)
+            over, steps, success = False, 0, False
+            while not over:
+                action = rng.uniform(LOW, HIGH)
+                action[0] = 0.0
+                _, success, over = made.call("step", {0: action}, False)[0]
+                steps += 1
+            ends[success, steps < STEPS] += 1
+    assert ends[False, True] > 0  # ended before its time, without success and without saying so
+    assert not list(tmp_path.iterdir())
 
 
 def test_it_is_a_gymnasium_environment():
@@ -183,7 +204,7 @@ def test_a_simulator_that_ends_says_so():
     made._process.kill()
     made._process.wait()
     with pytest.raises(UserError, match="process has ended"):
-        made.call("advise")
+        made.call("advise", {})
 
 
 def test_demonstrations_are_a_source_that_is_simulated_once(tmp_path, monkeypatch):

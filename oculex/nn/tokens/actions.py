@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from oculex.contracts import UserError
@@ -22,7 +21,7 @@ class ActionTokens(nn.Module):
     """
 
     ids: Tensor
-    """[bins]: the token of each bin."""
+    """[bins]: the token of each bin; -1 until data tell which."""
     bounds: Tensor
     """[2, D]: least and largest action."""
     values: Tensor
@@ -37,7 +36,7 @@ class ActionTokens(nn.Module):
                 f"bins={bins} and dimensions={dimensions}: an action has 1 dimension and 2 bins at least"
             )
         self.bins, self.dimensions = bins, dimensions
-        self.register_buffer("ids", torch.arange(bins))
+        self.register_buffer("ids", torch.full((bins,), -1))
         self.register_buffer(
             "bounds", torch.tensor([[0.0], [1.0]], dtype=torch.float64).repeat(1, dimensions)
         )
@@ -58,6 +57,10 @@ class ActionTokens(nn.Module):
         self.ids.copy_(torch.tensor(ids))
         self.bounds.copy_(torch.tensor([space.low, space.high], dtype=torch.float64))
         self.values.copy_(torch.tensor(space.values))
+
+    @property
+    def settled(self) -> bool:
+        return bool((self.ids >= 0).all())
 
     @property
     def space(self) -> ActionSpace:
@@ -89,7 +92,7 @@ class ActionTokens(nn.Module):
         return out
 
 
-def number_tokens(tokenizer: Any, bins: int, texts: Iterable[str] = ()) -> list[int]:
+def number_tokens(tokenizer: Any, bins: int, vocabulary: int) -> list[int]:
     """PaLI-X: bin n is the token of the integer n, as it is written after a space. UserError where one has none."""
     found = []
     for number in range(bins):
@@ -106,32 +109,24 @@ def number_tokens(tokenizer: Any, bins: int, texts: Iterable[str] = ()) -> list[
     return found
 
 
-def least_used_tokens(tokenizer: Any, bins: int, texts: Iterable[str] = ()) -> list[int]:
-    """PaLM-E: the tokens that ``texts`` use least are overwritten, the rarest for bin 0; of equally rare ones the last.
+def least_used_tokens(tokenizer: Any, bins: int, vocabulary: int) -> list[int]:
+    """PaLM-E: the tokens that are used least are overwritten. They are the last of the model's ``vocabulary``: its order
+    is that of use; so OpenVLA takes them (Kim et al. 2024, section 3.2); what lies beyond the tokenizer's own is never
+    used at all. So they are the model's, whatever it is trained on.
 
     Never those that begin or end a text. UserError where the vocabulary has too few.
     """
-    used = Counter[int]()
-    for text in texts:
-        used.update(tokenizer.backend.encode(text, add_special_tokens=False).ids)
     special = {tokenizer.start, tokenizer.end} | set(tokenizer.backend.get_added_tokens_decoder())
-    free = [token for token in range(tokenizer.size) if token not in special]
+    free = [token for token in reversed(range(vocabulary)) if token not in special]
     if len(free) < bins:
         raise UserError(
-            f"the vocabulary of {tokenizer.size} has no room for {bins} bins; take a larger one, or fewer bins"
+            f"the vocabulary of {vocabulary} has no room for {bins} bins; take a larger one, or fewer bins"
         )
-    return sorted(free, key=lambda token: (used[token], -token))[:bins]
+    return free[:bins]
 
 
-ACTION_TOKENS: Mapping[str, Callable[[Any, int, Iterable[str]], list[int]]] = {
+ACTION_TOKENS: Mapping[str, Callable[[Any, int, int], list[int]]] = {
     "numbers": number_tokens,
     "least_used": least_used_tokens,
 }
 """How the tokens that stand for actions are chosen, by the name that a configuration gives."""
-
-
-def rows_of(tokens: Sequence[Sequence[int]], dimensions: int) -> Int[Tensor, "b d"]:
-    """Token ids of B whole actions as a tensor. ValueError where one is not whole."""
-    if any(len(row) != dimensions for row in tokens):
-        raise ValueError(f"an action has {dimensions} tokens")
-    return torch.tensor(tokens, dtype=torch.long).reshape(len(tokens), dimensions)
