@@ -1,7 +1,7 @@
 """One update of a LLaVA, oculex against transformers: same weights, conversations, precision and optimizer.
 
 What differs is how sequences of different lengths share a batch. Transformers' side is what its users run,
-``LlavaForConditionalGeneration`` on sequences padded to the longest; ours lays them one after the other into rows, and
+``LlavaForConditionalGeneration`` on sequences padded to the longest; ours lays them one after the other, and
 asks for words only where an answer is learnt (``oculex.nn.joint.multimodal``). Both train connector and language model
 and leave the image tower as it is, as LLaVA's second stage does.
 """
@@ -9,8 +9,9 @@ and leave the image tower as it is, as LLaVA's second stage does.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,6 @@ from oculex.contracts import Batch
 from oculex.data import collate
 from oculex.data.assets import RunAssets
 from oculex.data.order import generator
-from oculex.data.packing import Rows
 from oculex.data.sources import open_source
 from oculex.data.views import captions
 from oculex.export.llava import counterpart
@@ -34,11 +34,13 @@ from oculex.training.step import Trainee, backward
 
 MODEL = LLaVAConfig(
     image_size=96, patch=8, width=256, layers=(4,), heads=4, activation="gelu", language="llama", language_width=256,
-    language_layers=6, language_heads=4, context=512, vocabulary=2049, tokenizer="corpus:2048",
+    language_layers=6, language_heads=4, context=768, vocabulary=2049, tokenizer="corpus:2048",
 )  # fmt: skip
 OPTIMIZER = contracts.Optimizer(lr=2e-5, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
 TRAINED = contracts.Stage(trainable=FINETUNE)
 ROWS = 16
+TURNS = 16
+"""Most questions and answers of a conversation."""
 SCENES = "world:style=detailed,keys=questions,size=8"
 TOLERANCE = 5e-3
 IGNORED = -100
@@ -72,16 +74,15 @@ def run(rounds: int = 8) -> dict[str, Any]:
 
 
 def sizes(batch: Batch) -> dict[str, int]:
-    """Tokens of a batch: its own, visual ones among them, those that are learnt, and what both sides compute."""
+    """Tokens of a batch: its own, which we compute, visual ones among them, those that are learnt, and what transformers
+    computes."""
     lengths = batch["tokens"].lengths
-    packed = Rows.of(lengths.tolist(), int(lengths.max()))
     return {
         "own": int(lengths.sum()),
         "visual": int(batch["visual"].values.sum()),
         "learnt": int(batch["trained"].values.sum()),
         "longest": int(lengths.max()),
         "padded": lengths.numel() * int(lengths.max()),
-        "packed": packed.source.numel(),
     }
 
 
@@ -97,9 +98,7 @@ def contestants(
     tokenizer = assets.tokenizer(config.tokenizer)
     place = config.vocabulary - 1  # beyond the tokenizer's: in its place transformers puts a visual token
     peer = counterpart(system, tokenizer, place)
-    views = [
-        system.view(_asked(sample, config, n), generator(0, n)) for n, sample in enumerate(samples[:rows])
-    ]
+    views = [system.view(_asked(samples, config, n), generator(0, n)) for n in range(rows)]
     batch = collate.collate(views)
     return _ours(fabric, system, batch), _theirs(fabric, peer, system, batch, place), batch
 
@@ -109,13 +108,16 @@ def _texts(sample: Any) -> list[str]:
     return [*captions(sample), *asked]
 
 
-def _asked(sample: Any, config: LLaVAConfig, index: int) -> Any:
-    """A sample with any number of its questions, so that conversations are short and long, as in LLaVA's mixture. Its
-    picture is noise, whose values cost nothing or anything alike."""
-    rng, side, questions = generator(1, index), config.image_size, sample.get("questions") or []
-    return sample | {
+def _asked(samples: Sequence[Any], config: LLaVAConfig, index: int) -> Any:
+    """A picture with 1 to ``TURNS`` questions, few more often than many (the logarithm is uniform): LLaVA's mixture asks
+    one thing of some pictures, and of others all that was ever asked of them in one conversation. The questions are
+    those of scenes one after the other; the picture is noise, whose values cost nothing or anything alike."""
+    rng, side = generator(1, index), config.image_size
+    following = (samples[n % len(samples)] for n in range(index, index + len(samples)))
+    questions = (each for sample in following for each in sample.get("questions") or ())
+    return samples[index] | {
         "image": rng.integers(0, 256, (side, side, 3), dtype=np.uint8),
-        "questions": questions[: int(rng.integers(len(questions) + 1))],
+        "questions": list(islice(questions, round(TURNS ** rng.random()))),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -59,6 +60,12 @@ class Packing:
     """Place of each sequence's first token in the packed array."""
     length: int
     """L."""
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Of each sequence; waits for the device, once."""
+        ends = [*self.first[1:].tolist(), len(self.slots)]
+        return [end - start for start, end in zip(self.first.tolist(), ends, strict=True)]
 
     @classmethod
     def of(cls, lengths: Int[Tensor, "b"], length: int) -> Packing:

@@ -10,19 +10,35 @@ from torch.nn import functional as F
 
 from oculex.contracts import UserError
 from oculex.data.collate import Ragged
-from oculex.data.packing import Rows, lay
 from oculex.nn.joint.multimodal import answer_losses, answers, interleave
 from oculex.nn.language.causal import LanguageConfig, language_model
 from oculex.nn.language.generate import Choice, generate
+from oculex.training.recompute import checkpoint_activations
+
+AutoModelForCausalLM = pytest.importorskip("transformers").AutoModelForCausalLM
+unpadded = pytest.importorskip("oculex.nn.language.packed")
 
 END, WIDTH, VISUAL = 0, 32, 3
 
 
-def model(language="llama", context=64):
+ODD = {"": {}, "four tokens": {"sliding_window": 4}, "two heads to a key": {"num_key_value_heads": 1},
+       "odd scale": {"scale_attn_by_inverse_layer_idx": True}}  # fmt: skip
+
+
+def model(language="llama", context=64, **odd):
     torch.manual_seed(0)
+    if odd:
+        shape = model(language, context).config
+        shape.update(odd)
+        return sharper(unpadded.prepare(AutoModelForCausalLM.from_config(shape)))
     made = language_model(LanguageConfig(language=language, language_width=WIDTH, language_layers=2, language_heads=2,
                                          context=context, vocabulary=60))  # fmt: skip
-    for parameter in made.parameters():  # sharper than at the start, so that ties are out of the question
+    return sharper(made)
+
+
+def sharper(made):
+    """Than at the start, so that ties are out of the question."""
+    for parameter in made.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
     return made.eval()
 
@@ -46,10 +62,17 @@ def conversations(g):
     return tokens, trained, visual
 
 
-@pytest.mark.parametrize("language", ["llama", "gpt2"])
-@pytest.mark.parametrize("most", [None, 30, 64])
-def test_packing_changes_neither_loss_nor_gradient(language, most):
-    lm = model(language).double()
+LANGUAGES = ["llama", "gpt2", "qwen2", "mistral", "opt", "gpt_neox", "phi", "bloom"]
+
+
+@pytest.mark.parametrize(
+    "language", [*LANGUAGES, "mistral: four tokens", "llama: two heads to a key", "gpt2: odd scale"]
+)
+def test_packing_changes_neither_loss_nor_gradient(language):
+    """Bloom has attention of its own, so it is padded; others look back four tokens, share keys, scale differently."""
+    language, _, odd = language.partition(": ")
+    lm = model(language, **ODD[odd]).double()
+    assert (lm.config._attn_implementation == unpadded.NAME) == (language != "bloom")
     g = torch.Generator().manual_seed(1)
     tokens, trained, visual = conversations(g)
     images = sum(map(sum, visual)) // VISUAL
@@ -64,7 +87,7 @@ def test_packing_changes_neither_loss_nor_gradient(language, most):
 
     text, learnt, seen = Ragged.of(tokens), Ragged.of(trained), Ragged.of(visual)
     words = lm.get_input_embeddings()(text.values)
-    packed = answer_losses(lm, interleave(words, seen.values.bool(), connector(features)), text, learnt, most)
+    packed = answer_losses(lm, interleave(words, seen.values.bool(), connector(features)), text, learnt)
     assert len(packed) == answers(learnt)
     theirs = gradients(packed.sum())
 
@@ -84,18 +107,44 @@ def test_packing_changes_neither_loss_nor_gradient(language, most):
         )
 
 
-def test_rows_hold_each_token_once_and_keep_to_their_bound():
-    lengths = [5, 9, 2, 2, 7, 1, 3]
-    rows = Rows.of(lengths, 11, 10)
-    assert rows.source.shape[1] <= 10
-    assert len(rows.source) == 3  # 29 tokens; the fewest
-    there = rows.source[rows.real].tolist()
-    assert sorted(there) == [n * 11 + t for n, length in enumerate(lengths) for t in range(length)]
-    assert all(rows.positions[rows.real][i] == place % 11 for i, place in enumerate(there))
-    assert int(rows.follows().sum()) <= sum(lengths) - len(lengths)
-    assert lay([4, 4, 4], 8) == [[0, 1], [2]]
-    with pytest.raises(ValueError, match="does not fit"):
-        Rows.of(lengths, 11, 8)
+@pytest.mark.parametrize("language", ["llama", "gpt2"])
+def test_recomputed_layers_give_the_same_gradients(language):
+    """They keep their sequences apart in the second pass too."""
+    lm = model(language)
+    for each in lm.modules():
+        if isinstance(each, nn.Dropout):
+            each.p = 0.0
+    lm.train()
+    tokens, trained, _ = conversations(torch.Generator().manual_seed(1))
+    passes, gradients = [], []
+    layer = next(each for each in lm.modules() if isinstance(each, nn.ModuleList))[0]
+    layer.mlp.register_forward_pre_hook(lambda *_: passes.append(1))
+    for again in (False, True):
+        if again:
+            checkpoint_activations(lm)
+        lm.zero_grad()
+        text = Ragged.of(tokens)
+        answer_losses(lm, lm.get_input_embeddings()(text.values), text, Ragged.of(trained)).sum().backward()
+        gradients.append([p.grad for p in lm.parameters()])
+    assert len(passes) == 3
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_dropout_of_attention_keeps_sequences_apart():
+    """What one of them says hangs on nothing of the others, dropped or not."""
+    lm = model("gpt2").train()
+    texts = [[3, 7, 9, 4], [5, 8, 2], [1, 6]]
+    words = lm.get_input_embeddings()
+
+    def said(texts):
+        torch.manual_seed(0)
+        text, learnt = Ragged.of(texts), Ragged.of([[1] * len(each) for each in texts])
+        return answer_losses(lm, words(text.values), text, learnt)
+
+    one, other = said(texts), said([*texts[:2], [11, 12]])
+    torch.testing.assert_close(one[:5], other[:5])
+    assert not torch.allclose(one[5:], other[5:])
 
 
 def test_images_and_places_must_agree():

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from oculex.data.collate import Ragged
-from oculex.data.packing import Rows
+from oculex.nn.blocks import Packing
 from oculex.objectives.captioning import next_token
 
 
@@ -26,26 +26,20 @@ def interleave(
 
 
 def answer_losses(
-    language: Any,
-    embeddings: Float[Tensor, "b l d"],
-    text: Ragged,
-    trained: Ragged,
-    most: int | None = None,
+    language: Any, embeddings: Float[Tensor, "b l d"], text: Ragged, trained: Ragged
 ) -> Float[Tensor, "k"]:
     """Cross-entropy of each of the k ``trained`` tokens given what stands before it in its own sequence.
 
-    Sequences are packed into rows of ``most`` tokens (None: as the longest), which changes neither losses nor gradients.
-    The first token of a sequence follows nothing and has no loss; ``answers`` counts the others. Gathers nothing;
-    reduces by the mean over all these tokens of the global batch.
+    Sequences are packed, which changes neither losses nor gradients. The first token of a sequence follows nothing and
+    has no loss; ``answers`` counts the others. Gathers nothing; reduces by the mean over all these tokens of the global
+    batch.
     """
-    rows = Rows.of(text.lengths.tolist(), text.values.shape[1], most).to(embeddings.device)
-    where = rows.pack(trained.values)[:, 1:].bool() & rows.follows()
-    keep = where.any(0).nonzero()[:, 0]  # columns in which any row learns: the others' words are not scored
-    logits = language(
-        inputs_embeds=rows.pack(embeddings), position_ids=rows.positions, use_cache=False, logits_to_keep=keep
-    ).logits
-    targets = rows.pack(text.values)[:, 1:]
-    return next_token(logits[where[:, keep]], targets[where])
+    from oculex.nn.language.packed import logits
+
+    packing = Packing.of(text.lengths, text.values.shape[1])
+    learnt = packing.pack(trained.values).bool().index_fill(0, packing.first, False).nonzero()[:, 0]
+    said = logits(language, packing.pack(embeddings), packing, learnt - 1)
+    return next_token(said, packing.pack(text.values)[learnt])
 
 
 def answers(trained: Ragged) -> int:

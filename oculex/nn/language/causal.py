@@ -80,6 +80,8 @@ def language_model(config: LanguageConfig, weights: bool = True) -> Any:
     """
     try:
         from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+
+        from oculex.nn.language import packed
     except ImportError as error:
         raise UserError(
             f"language={config.language!r} is transformers' model; pip install 'oculex[transformers]'"
@@ -101,7 +103,7 @@ def language_model(config: LanguageConfig, weights: bool = True) -> Any:
             eos_token_id=None,
             pad_token_id=None,
         )
-        return AutoModelForCausalLM.from_config(shape, attn_implementation="sdpa")
+        return packed.prepare(AutoModelForCausalLM.from_config(shape))
     try:
         if weights:
             model = AutoModelForCausalLM.from_pretrained(
@@ -110,7 +112,7 @@ def language_model(config: LanguageConfig, weights: bool = True) -> Any:
         else:
             kind, sizes = PUBLISHED.get(c.language, ("", {}))
             shape = AutoConfig.for_model(kind, **sizes) if kind else AutoConfig.from_pretrained(c.language)
-            model = AutoModelForCausalLM.from_config(shape, attn_implementation="sdpa")
+            model = AutoModelForCausalLM.from_config(shape)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(
             f"language={c.language!r} is neither a model type of transformers nor a model that can be opened: "
@@ -123,7 +125,7 @@ def language_model(config: LanguageConfig, weights: bool = True) -> Any:
             f"{c.language} has {known} tokens and a context of {longest}, the recipe wants vocabulary={c.vocabulary} "
             f"and context={c.context}; set both to what the model has"
         )
-    return model
+    return packed.prepare(model)
 
 
 def _llama(c: LanguageConfig) -> dict[str, Any]:
