@@ -100,7 +100,7 @@ def evaluate(
     """Asks a system everything that its capabilities and the sets' samples allow.
 
     ``tasks``: those to ask; None: all but those that are asked where they are named, ``also`` names these. ``untrained``
-    is the system as its training began. ``limit`` takes so many samples of each part, the same ones for every model.
+    is the system before it took any weights. ``limit`` takes so many samples of each part, the same ones for every model.
     With ``cache`` an interrupted evaluation goes on where it stopped. Under ``torch.distributed`` all ranks call this
     and get the same.
     """

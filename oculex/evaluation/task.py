@@ -32,8 +32,8 @@ class EvalSet:
 
 @dataclass
 class Untrained:
-    """The system as its training began, built again, and what was tuned from it: a run that is evaluated on its way tunes
-    that once."""
+    """The system before it took any weights of another run, built again, and what was tuned from it: a run that is
+    evaluated on its way tunes that once."""
 
     begin: Callable[[], Any]
     _tuned: dict[str, Any] = field(default_factory=dict)
