@@ -184,7 +184,8 @@ def test_a_system_gains_nothing_over_itself(short):
     own, fresh = (found.rows(found.where(control=control)) for control in ("", "untrained"))
     assert own["output"].tolist() == fresh["output"].tolist()
     gain = asked(mae(), Untrained(mae)).metrics["s/finetune/gain_over_untrained"]
-    assert (gain.value, gain.low, gain.high) == (0, 0, 0)
+    assert gain.value == 0
+    assert -gain.low == gain.high > 0  # of these images alone, no more is known
 
 
 def test_the_untrained_is_tuned_once(short):
