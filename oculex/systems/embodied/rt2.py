@@ -330,7 +330,7 @@ CLAIMS = (
         "the_web_first",
         "A robot whose network has learnt from images of the web before it learns from demonstrations does more of what "
         "it is told with things of colours that none has shown than one that begins with fresh weights.",
-        "unseen objects (easy, hard): 24 % and 38 % against 0 % and 10 % of PaLI-X 5B (table 6)",
+        "from scratch does worst, PaLI-X 5B; its figures were not read (section 4.3)",
         "robot data alone",
         "fresh weights",
     ),

@@ -447,7 +447,8 @@ _UNPAINTED = {
 }
 """What is not looked at is hardly trained."""
 _LED = {"kept_weight": 50.0}
-"""Five times the preset's, with which as many patches are kept as are asked for in so short a first stage."""
+"""Five times the preset's: at small rates as many patches are kept as are asked for in so short a first stage, at large
+ones that varies with the seed."""
 _BUDGET = "32e3samples"
 _RATES = Tuning(values=(5e-4, 1e-3, 2e-3, 4e-3), on=("world:most=1,part=1/9,split=test,seed=1,scenes=500",))
 _PAPER = "no figure was read; a third of the patches on average, more where an image holds more (section 3.1)"
