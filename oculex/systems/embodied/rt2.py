@@ -221,7 +221,7 @@ ROBOT = "table:size=64,novel=colour"
 TABLES = (f"{ROBOT},objects=1@4", f"{ROBOT},objects=2@4", f"{ROBOT}@4")
 """With few things on the table it is learnt how to push, with more what to push; in all as often as the web."""
 STEPS = "1500steps"
-"""Of co-fine-tuning, 32 demonstrated steps in each."""
+"""Of every arm of a claim, 32 demonstrated steps in each; the preset has twice as many."""
 PARTS = (("image.", "image."), ("connector.", "connector."), ("language.", "language."))
 """What the paper's model is before it meets a robot: a language model with eyes."""
 
@@ -248,7 +248,7 @@ def _tiny() -> Recipe:
     return replace(
         recipe,
         model=RT2Config(**SEES),
-        budget=STEPS,
+        budget="3000steps",
         init=Init("rt2:tiny_web", PARTS),
         batch=64,
         stages=(Stage("co-fine-tune", schedule=Schedule("cosine", warmup=0.05)),),
