@@ -46,8 +46,9 @@ from oculex.evaluation.drawn import drawn
 from oculex.evaluation.filmed import filmed
 from oculex.evaluation.gallery import gallery
 from oculex.nn.language.generate import Choice, choosing
-from oculex.training import foundations, loop, plan, ranks, recipes
+from oculex.training import loop, plan, ranks, recipes, reopen
 from oculex.training.folder import RunFolder, read_json, write_json
+from oculex.training.foundations import foundation
 from oculex.training.replay import repeat
 
 # ------------------------------------------------------------------------------------------- training
@@ -91,13 +92,15 @@ def train(
 
 def start(recipe: Recipe, out: Path, quiet: bool = False) -> RunFolder:
     """Trains a recipe into a new run folder."""
-    return loop.start(recipe, out, _Evaluator(recipe, RunFolder(out)), quiet)
+    return loop.start(recipe, out, _Evaluator(recipe, RunFolder(out)), foundation, quiet)
 
 
 def resume(run: Path, skip_batch: bool = False, quiet: bool = False) -> RunFolder:
     """Goes on with a run from its last checkpoint."""
     opened = RunFolder.open(run)
-    loop.resume(opened, _Evaluator(loop.load_recipe(opened), opened), quiet, skip_batch)
+    loop.resume(
+        opened, _Evaluator(reopen.load_recipe(opened), opened), foundation, quiet=quiet, skip_batch=skip_batch
+    )
     return opened
 
 
@@ -111,7 +114,7 @@ class _Evaluator:
 
     def __init__(self, recipe: Recipe, folder: RunFolder) -> None:
         self.recipe, self.folder = recipe, folder
-        self.untrained = Untrained(partial(foundations.fresh, recipe, folder))
+        self.untrained = Untrained(partial(reopen.fresh, recipe, folder))
 
     def __call__(self, system: System, pool: plan.Pool, step: int, final: bool) -> dict[str, Any]:
         found = _sets(self.recipe.evaluation.on, pool, self.recipe.evaluation)
@@ -135,9 +138,7 @@ class _Evaluator:
 
 def _sets(on: Sequence[str], pool: plan.Pool, asked: Asked) -> dict[str, EvalSet]:
     """Named sources, or what the training data held out; probes are fitted on the training part."""
-    judges = {
-        name: partial(foundations.foundation, spec) for name, spec in asdict(asked.judges).items() if spec
-    }
+    judges = {name: partial(foundation, spec) for name, spec in asdict(asked.judges).items() if spec}
     if on:
         opened = [open_source(spec) for spec in on]
         return {
@@ -195,7 +196,7 @@ def folder(run: Path) -> RunFolder:
 
 def load(run: Path | str, device: str = "cpu") -> System:
     """The system of a run with the weights of its last checkpoint (the averaged ones where it has them)."""
-    system: Any = foundations.load(RunFolder.open(Path(run)))
+    system: Any = reopen.load(RunFolder.open(Path(run)))
     return system.to(torch.device(resolve(device))).eval()
 
 
@@ -212,7 +213,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """{"metrics": {name: {value, low, high, n}}, "records": path}. An interrupted evaluation is gone on with."""
     opened = RunFolder.open(Path(run))
-    recipe = loop.load_recipe(opened)
+    recipe = reopen.load_recipe(opened)
     system = load(run, device)
     pool = plan.Pool((), (), None) if on else plan.open_pool(recipe.data.sources, recipe.data.holdout)
     found = _sets(tuple(on) or recipe.evaluation.on, pool, recipe.evaluation)
@@ -225,7 +226,7 @@ def evaluate(
         cache=opened.records / "cache",
         limit=limit,
         also=recipe.evaluation.tasks,
-        untrained=Untrained(partial(foundations.fresh, recipe, opened)),
+        untrained=Untrained(partial(reopen.fresh, recipe, opened)),
         precision=recipe.precision,
     )
     digest = hashlib.sha256(repr((sorted(on), limit)).encode()).hexdigest()[:8]
@@ -302,7 +303,7 @@ def generate(
     if temperature < 0:
         raise UserError(f"a temperature of {temperature} means nothing; give --temperature 0 or more")
     system: Any = load(run, device)
-    name = loop.load_recipe(RunFolder.open(Path(run))).system
+    name = reopen.load_recipe(RunFolder.open(Path(run))).system
     views, say = asked(system, name, [(str(path), _image(Path(path))) for path in images], prompt)
     texts, where = list[str](), torch.device(resolve(device))
     by = Choice(temperature, torch.Generator(where).manual_seed(seed))
@@ -364,7 +365,7 @@ def act(
     """
     system: Any = load(run, device)
     if not isinstance(system, Acts):
-        name = loop.load_recipe(RunFolder.open(Path(run))).system
+        name = reopen.load_recipe(RunFolder.open(Path(run))).system
         raise UserError(f"{name} does not act; `oculex show {name}` tells what it does")
     if not instruction.strip():
         raise UserError("what is the robot to do? give --instruction TEXT")
@@ -399,7 +400,7 @@ def draw(
     out = Path(out)
     if out.suffix.lower() not in _PICTURES:
         raise UserError(f"{out} does not say what kind of picture it is; end it in {', '.join(_PICTURES)}")
-    name = loop.load_recipe(RunFolder.open(Path(run))).system
+    name = reopen.load_recipe(RunFolder.open(Path(run))).system
     picture = painted(load(run, device), name, text, seed, guidance)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -65,7 +65,7 @@ class Train:
     def _replay(self, file: Path) -> None:
         from oculex import runs
         from oculex.training.crash import told, told_by
-        from oculex.training.loop import load_recipe
+        from oculex.training.reopen import load_recipe
 
         given = {"--data": self.data, "--out": self.out, "--budget": self.budget, "--seed": self.seed}
         extra = [name for name, value in given.items() if value not in (None, ())]

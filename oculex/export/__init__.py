@@ -14,7 +14,7 @@ from oculex.export.parity import Parity
 from oculex.nn.image.image_encoder import ImageEncoder
 from oculex.nn.joint.dual_encoder import DualEncoder
 from oculex.nn.language.causal import Speaks
-from oculex.training import checkpoint, loop, recipes
+from oculex.training import checkpoint, recipes, reopen
 from oculex.training.folder import RunFolder, write_json
 
 TARGETS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
@@ -46,12 +46,12 @@ def export_run(run: Path, to: str, out: Path, modality: str = "image") -> list[P
     system: Any = runs.load(run)
     if modality != "image":
         if not isinstance(system, Separable):
-            name = loop.load_recipe(opened).system
+            name = reopen.load_recipe(opened).system
             raise UserError(f"{name} has no encoder of {modality!r} to export alone")
         system = system.dual_encoder(modality)
     kind, holds = TARGETS[to]
     if not isinstance(system, kind):
-        raise UserError(f"{to} has no format for {loop.load_recipe(opened).system}; it holds {holds}")
+        raise UserError(f"{to} has no format for {reopen.load_recipe(opened).system}; it holds {holds}")
     return _module("oculex.export", to).export(system, RunAssets(opened.assets, None), out)
 
 

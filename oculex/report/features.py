@@ -18,7 +18,7 @@ from oculex import runs
 from oculex.contracts import AttendsToPatches, Batch, RepresentsPatches, Source, UserError
 from oculex.data.collate import collate
 from oculex.report.picture import contact_sheet
-from oculex.training import loop, plan
+from oculex.training import plan, reopen
 
 COUNT = 6
 SIDE = 160
@@ -90,7 +90,7 @@ def resized(picture: np.ndarray, side: int = SIDE) -> np.ndarray:
 
 
 def main(run: Path, out: Path) -> None:
-    recipe = loop.load_recipe(runs.folder(run))
+    recipe = reopen.load_recipe(runs.folder(run))
     pool = plan.open_pool(recipe.data.sources, recipe.data.holdout)
     out.write_bytes(sheet(runs.load(run), (pool.held_out or pool.train)[0]))
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from oculex import runs
 from oculex.report.picture import contact_sheet, wrapped
 from oculex.training.folder import RunFolder, read_json
-from oculex.training.loop import load_recipe
+from oculex.training.reopen import load_recipe
 from oculex.world import DOMAINS, SENSORS, SceneConfig, caption, make_scene, render
 
 FOLDER = Path("docs/pictures")

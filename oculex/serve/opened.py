@@ -21,7 +21,7 @@ from oculex.data.assets import RunAssets
 from oculex.data.collate import collate, to
 from oculex.data.sources import open_source
 from oculex.evaluation.embed import Embedder
-from oculex.training import loop, plan
+from oculex.training import plan, reopen
 from oculex.training.folder import RunFolder
 
 EXAMPLES = 6
@@ -41,7 +41,7 @@ class Opened:
     @classmethod
     def of(cls, run: Path, device: str = "auto") -> Opened:
         folder = runs.folder(run)
-        recipe = loop.load_recipe(folder)
+        recipe = reopen.load_recipe(folder)
         system: Any = runs.load(run, device)
         held_out = _held_out(recipe)
         classes = RunAssets(folder.assets, None).classes() or (held_out.classes if held_out else ())

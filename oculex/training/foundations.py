@@ -9,17 +9,13 @@ from typing import Any
 import torch
 
 from oculex import catalog
-from oculex.contracts import Recipe, System, UserError
+from oculex.contracts import UserError
 from oculex.data.assets import RunAssets
-from oculex.data.order import mix
 from oculex.data.sources.files import cache_folder, digest
 from oculex.nn.image.timm_classifier import TimmClassifier
 from oculex.nn.published import blip2
-from oculex.training import checkpoint, plan, ranks, recipes
+from oculex.training import checkpoint, loop, plan, ranks, recipes, reopen
 from oculex.training.folder import RunFolder, finished
-
-BEGINNING = 0x1417
-"""With a run's seed, what its first weights are drawn from."""
 
 
 def foundation(spec: str) -> Any:
@@ -37,7 +33,7 @@ def foundation(spec: str) -> Any:
     if kind in ("open_clip", "transformers"):
         return _published(kind, name).eval()
     folder = _trained(kind, name) if colon else RunFolder.open(Path(spec))
-    return load(folder).eval()  # type: ignore[attr-defined]
+    return reopen.load(folder).eval()  # type: ignore[attr-defined]
 
 
 def _published(kind: str, name: str) -> Any:
@@ -58,35 +54,11 @@ def _model_and_weights(name: str) -> tuple[str, str]:
     return model, weights
 
 
-def load(folder: RunFolder) -> System:
-    """The system of a run with the weights of its last checkpoint (the averaged ones where it has them)."""
-    from oculex.training import loop  # which hands ``foundation`` to the systems that it builds
-
-    recipe = loop.load_recipe(folder)
-    saved = checkpoint.latest(folder)
-    if saved is None:
-        raise UserError(f"{folder.path} has no whole checkpoint; `oculex resume {folder.path}` trains it")
-    system: Any = catalog.load(recipe.system).system.build(recipe.model, RunAssets(folder.assets, None))
-    name = "average" if (saved / "average.safetensors").exists() else "weights"
-    checkpoint.load_weights(system, checkpoint.tensors(saved, name), saved)
-    return system
-
-
-def fresh(recipe: Recipe, folder: RunFolder) -> System:
-    """The system of a run as its training began it, before any weights that ``recipe.init`` names; torch's generator is
-    left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(mix(recipe.seed, BEGINNING))
-        return catalog.load(recipe.system).system.build(recipe.model, RunAssets(folder.assets, None))
-
-
 @torch.inference_mode(False)
 @torch.enable_grad()
 def _trained(name: str, preset: str) -> RunFolder:
     """The run of the preset. An evaluation may be the first to ask for it, and computes without gradients."""
     from filelock import FileLock
-
-    from oculex.training import loop
 
     recipe = recipes.preset(catalog.load(name), name, preset)
     tree = recipes.identity(recipe)
@@ -103,7 +75,10 @@ def _trained(name: str, preset: str) -> RunFolder:
                 )
             begun = folder.plan.exists()
             _say(f"{'going on with' if begun else 'training'} the foundation {name}:{preset}, once")
-            loop.resume(folder, _unjudged) if begun else loop.start(recipe, path, _unjudged)
+            if begun:
+                loop.resume(folder, _unjudged, foundation)
+            else:
+                loop.start(recipe, path, _unjudged, foundation)
         if not finished(folder):
             raise UserError(f"stopped before {name}:{preset} was trained; the same command goes on with it")
     return folder

@@ -5,16 +5,15 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from oculex.contracts import Init, UserError
-from oculex.training.foundations import foundation
 
 
-def load(system: nn.Module, init: Init) -> None:
-    """Copies the weights that ``init`` names into a system.
+def load(system: nn.Module, init: Init, foundation: nn.Module) -> None:
+    """Copies the weights that ``init`` names from its foundation into a system.
 
-    Raises UserError where there is no such foundation, where a prefix names no weight of the system, and where a weight
-    below it is missing there or has another shape.
+    Raises UserError where a prefix names no weight of the system, and where a weight below it is missing there or has
+    another shape.
     """
-    found = dict(foundation(init.run).state_dict())
+    found = dict(foundation.state_dict())
     own, taken = system.state_dict(), {}
     for there, here in init.take:
         names = [name for name in own if name.startswith(here)]

@@ -19,8 +19,8 @@ from oculex.data import collate
 from oculex.data.assets import RunAssets
 from oculex.data.loader import Epoch, Loaded, Steps, batches
 from oculex.data.order import mix
-from oculex.training import checkpoint, crash, foundations, initial, optimizers, plan, ranks, recipes
-from oculex.training.folder import RunFolder, append_line, cut_after, read_json, write_json
+from oculex.training import checkpoint, crash, initial, optimizers, plan, ranks, recipes, reopen
+from oculex.training.folder import RunFolder, append_line, cut_after, write_json
 from oculex.training.logs import Log, Silence
 from oculex.training.probe import seconds_per_step
 from oculex.training.recompute import checkpoint_activations
@@ -30,6 +30,8 @@ from oculex.training.stop import Signals
 Evaluate = Callable[[System, plan.Pool, int, bool], dict[str, Any]]
 """(system, opened data, step, final) -> {metric: {value, low, high, n}}; given by whoever starts the run. Final are the
 evaluations that count: at the end, and at the end of each task of a stream."""
+Foundation = Callable[[str], Any]
+"""A trained system by name, see ``foundations.foundation``, which trains what is not there yet with this loop."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What a disk says that takes no more."""
@@ -37,7 +39,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _AFTER, _CLOSED = 1 << 41, 1 << 42
 
 
-def start(recipe: Recipe, out: Path, evaluate: Evaluate, quiet: bool = False) -> RunFolder:
+def start(
+    recipe: Recipe, out: Path, evaluate: Evaluate, foundation: Foundation, quiet: bool = False
+) -> RunFolder:
     """Trains a recipe from its first step into a new run folder."""
     plan.parse_budget(recipe.budget)
     with Signals() as signals:
@@ -45,23 +49,24 @@ def start(recipe: Recipe, out: Path, evaluate: Evaluate, quiet: bool = False) ->
         pools = plan.open_pools(recipe)
         folder = RunFolder(ranks.agree(out))
         ranks.once(lambda: _create(folder.path, recipe))
-        Training(recipe, folder, fabric, pools, quiet).run(evaluate, signals)
+        Training(recipe, folder, fabric, pools, foundation, quiet).run(evaluate, signals)
     return folder
 
 
-def resume(folder: RunFolder, evaluate: Evaluate, quiet: bool = False, skip_batch: bool = False) -> None:
+def resume(
+    folder: RunFolder,
+    evaluate: Evaluate,
+    foundation: Foundation,
+    quiet: bool = False,
+    skip_batch: bool = False,
+) -> None:
     """Goes on from the last checkpoint as if the run had never stopped."""
-    recipe = load_recipe(folder)
+    recipe = reopen.load_recipe(folder)
     with Signals() as signals:
         fabric = ranks.launch(recipe)
         if skip_batch:
             ranks.once(lambda: plan.skip(folder, crash.last(folder)))
-        Training(recipe, folder, fabric, plan.open_pools(recipe), quiet).run(evaluate, signals)
-
-
-def load_recipe(folder: RunFolder) -> Recipe:
-    tree = read_json(folder.recipe)
-    return recipes.from_tree(tree, catalog.load(tree.get("system", "")).config)
+        Training(recipe, folder, fabric, plan.open_pools(recipe), foundation, quiet).run(evaluate, signals)
 
 
 def _create(path: Path, recipe: Recipe) -> None:
@@ -76,14 +81,18 @@ class Training:
     """
 
     def __init__(
-        self, recipe: Recipe, folder: RunFolder, fabric: Fabric, pools: plan.Pools, quiet: bool
+        self,
+        recipe: Recipe,
+        folder: RunFolder,
+        fabric: Fabric,
+        pools: plan.Pools,
+        foundation: Foundation,
+        quiet: bool,
     ) -> None:
         self.recipe, self.folder, self.fabric, self.pools, self.quiet = recipe, folder, fabric, pools, quiet
         self.pool = pools[recipe.data.sources]
-        torch.manual_seed(mix(recipe.seed, foundations.BEGINNING))
-        assets = RunAssets(
-            folder.assets, self.pool.texts, self.pool.classes(), self.pool.train, foundations.foundation
-        )
+        torch.manual_seed(mix(recipe.seed, reopen.BEGINNING))
+        assets = RunAssets(folder.assets, self.pool.texts, self.pool.classes(), self.pool.train, foundation)
         self.system: Any
         with fabric.rank_zero_first():
             self.system = catalog.load(recipe.system).system.build(recipe.model, assets)
@@ -92,7 +101,7 @@ class Training:
                 pool.first_view(self.system.view)
         self.saved = checkpoint.latest(folder)
         if recipe.init.run and self.saved is None:
-            initial.load(self.system, recipe.init)
+            initial.load(self.system, recipe.init, foundation(recipe.init.run))
         self.average = (
             AveragedModel(self.system, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None
         )

@@ -7,7 +7,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from oculex.contracts import Features, UserError
-from oculex.training import foundations, loop, plan
+from oculex.training import plan, reopen
 from oculex.training.folder import RunFolder
 
 
@@ -18,7 +18,7 @@ def per_sample(run: RunFolder) -> float:
     Attention is counted as the products that it consists of, whatever kernel computes it. Raises UserError where the
     batch cannot be read.
     """
-    recipe, system = loop.load_recipe(run), foundations.load(run)
+    recipe, system = reopen.load_recipe(run), reopen.load(run)
     pool = plan.open_pool(recipe.stages[0].sources or recipe.data.sources, recipe.data.holdout)
     loaded = pool.steps(system.view, recipe, 0, 1)[0]
     if isinstance(loaded, UserError):

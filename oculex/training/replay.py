@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from oculex.contracts import UserError
-from oculex.training import checkpoint, crash, loop, plan, ranks, recipes
+from oculex.training import checkpoint, crash, foundations, loop, plan, ranks, recipes, reopen
 
 
 def repeat(file: Path, changes: Mapping[str, Any] | Sequence[str] = ()) -> dict[str, Any]:
@@ -18,10 +18,12 @@ def repeat(file: Path, changes: Mapping[str, Any] | Sequence[str] = ()) -> dict[
     the recipe tell whether another precision or another weight of a loss would have mended it.
     """
     folder, facts, weights = crash.read(file)
-    recipe = recipes.change(loop.load_recipe(folder), changes)
+    recipe = recipes.change(reopen.load_recipe(folder), changes)
     fabric = ranks.launch(recipe)
     recipe = replace(recipe, accumulate=max(1, facts["micro_batches"] // fabric.world_size))
-    training = loop.Training(recipe, folder, fabric, plan.open_pools(recipe), quiet=True)
+    training = loop.Training(
+        recipe, folder, fabric, plan.open_pools(recipe), foundations.foundation, quiet=True
+    )
     checkpoint.load_weights(training.system, weights, file)
     decided = plan.read(folder)
     plan.check_data(decided, training.pools)

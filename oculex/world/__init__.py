@@ -13,9 +13,10 @@ from oculex.world.domains import DOMAINS, Domain
 from oculex.world.generate import concept_frequencies, make_scene
 from oculex.world.graph import scene_graph
 from oculex.world.language import STYLES, caption, writes
+from oculex.world.objects import Object
 from oculex.world.questions import KINDS, Question, questions
 from oculex.world.relations import Relation, relations
-from oculex.world.scene import Camera, Object, Scene, SceneConfig, class_names, class_of, concept_index
+from oculex.world.scene import Camera, Scene, SceneConfig, class_names, class_of, concept_index
 from oculex.world.sensors import ARRAYS, SENSORS, Sensor
 from oculex.world.vocabulary import colour_names, material_names, shape_names
 from oculex.world.words import LANGUAGES, SYNONYMS

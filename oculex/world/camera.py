@@ -14,7 +14,8 @@ import numpy as np
 
 from oculex.world.font import HEIGHT, bitmap, width
 from oculex.world.generate import GROUNDS
-from oculex.world.scene import Object, Scene
+from oculex.world.objects import Object
+from oculex.world.scene import Scene
 from oculex.world.vocabulary import COLOUR, MATERIAL, MATERIALS, PATTERNS, SHAPE, SHAPES
 
 SURVEY_SIZE = 64

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from oculex.world.english import pick
-from oculex.world.scene import Object
+from oculex.world.content import Content
+from oculex.world.draws import pick
+from oculex.world.objects import Object
 from oculex.world.words import (
     ZH_COLOUR,
     ZH_FLOOR,
@@ -18,9 +17,6 @@ from oculex.world.words import (
     ZH_SHAPE,
     ZH_SIZE,
 )
-
-if TYPE_CHECKING:
-    from oculex.world.language import Content
 
 _LIGHT = {
     "studio": "光线明亮均匀。", "dusk": "傍晚温暖的斜光投下长长的影子。", "overcast": "光线灰暗柔和。",

@@ -1,4 +1,5 @@
-"""Keyed random draws: the same on every machine, in every process, for every version of NumPy."""
+"""Random draws: of scenes by key, the same on every machine, in every process, for every version of NumPy; of words by
+NumPy's generators."""
 
 from __future__ import annotations
 
@@ -44,3 +45,8 @@ class Draws:
 
     def normal(self) -> float:
         return math.sqrt(-2.0 * math.log(1.0 - self.unit())) * math.cos(2.0 * math.pi * self.unit())
+
+
+def pick(rng: np.random.Generator, items: Sequence[T]) -> T:
+    """One of what may be said."""
+    return items[int(rng.integers(len(items)))]

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
-
 import numpy as np
 
+from oculex.world.content import Content
+from oculex.world.draws import pick
+from oculex.world.objects import Object
 from oculex.world.relations import OPPOSITE
-from oculex.world.scene import Object
 from oculex.world.words import FLOOR, MATERIAL_WORD, NUMBER, SYNONYMS
 
-if TYPE_CHECKING:
-    from oculex.world.language import Content
-
-T = TypeVar("T")
 PHRASE = {
     "left of": ("to the left of", "left of"), "right of": ("to the right of", "right of"),
     "in front of": ("in front of",), "behind": ("behind",), "next to": ("next to", "beside"),
@@ -26,10 +21,6 @@ _LIGHT = {
     "film": "The picture has the warm tint and grain of old film.",
     "sketch": "It is drawn like a print with outlines.",
 }  # fmt: skip
-
-
-def pick(rng: np.random.Generator, items: Sequence[T]) -> T:
-    return items[int(rng.integers(len(items)))]
 
 
 def article(phrase: str) -> str:

@@ -11,7 +11,8 @@ import numpy as np
 from oculex.world.domains import Domain, Rgb
 from oculex.world.draws import Draws
 from oculex.world.layout import arrange
-from oculex.world.scene import Camera, Ground, Light, Object, Scene, SceneConfig, class_names
+from oculex.world.objects import Object
+from oculex.world.scene import Camera, Ground, Light, Scene, SceneConfig, class_names
 from oculex.world.vocabulary import LETTERS, MATERIALS, PATTERNED, SHAPE, WORDS
 
 GROUNDS: dict[str, tuple[tuple[Rgb, Rgb], ...]] = {

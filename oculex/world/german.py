@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from oculex.world.english import pick
-from oculex.world.scene import Object
+from oculex.world.content import Content
+from oculex.world.draws import pick
+from oculex.world.objects import Object
 from oculex.world.words import (
     DE_COLOUR,
     DE_FLOOR,
@@ -18,9 +17,6 @@ from oculex.world.words import (
     DE_SHAPE,
     DE_SIZE,
 )
-
-if TYPE_CHECKING:
-    from oculex.world.language import Content
 
 _ENDING = {
     "nominative": {"m": ("ein", "er"), "f": ("eine", "e"), "n": ("ein", "es")},

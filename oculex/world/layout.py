@@ -6,7 +6,8 @@ import math
 from dataclasses import replace
 
 from oculex.world.draws import Draws
-from oculex.world.scene import Camera, Object
+from oculex.world.objects import Object
+from oculex.world.scene import Camera
 from oculex.world.vocabulary import SHAPE
 
 Box = tuple[float, float, float, float, float]

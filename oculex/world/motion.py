@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from oculex.world.scene import Object
+from oculex.world.objects import Object
 
 _STEP = 1.0 / 120.0
 _RELAX = 8

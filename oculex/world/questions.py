@@ -13,9 +13,10 @@ from itertools import product
 import numpy as np
 
 from oculex.world.camera import Survey, survey
-from oculex.world.english import pick
+from oculex.world.draws import pick
+from oculex.world.objects import Object
 from oculex.world.relations import OPPOSITE, SPATIAL, between, bulk
-from oculex.world.scene import Object, Scene, SceneConfig
+from oculex.world.scene import Scene, SceneConfig
 from oculex.world.vocabulary import SHAPE
 from oculex.world.words import MATERIAL_WORD, plural
 

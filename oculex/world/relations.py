@@ -6,7 +6,8 @@ import math
 from typing import NamedTuple
 
 from oculex.world.layout import image_box
-from oculex.world.scene import Object, Scene
+from oculex.world.objects import Object
+from oculex.world.scene import Scene
 
 OPPOSITE: dict[str, str] = {
     "left of": "right of",

@@ -14,7 +14,8 @@ from functools import cache
 import numpy as np
 
 from oculex.world.draws import Draws
-from oculex.world.scene import Object, Scene
+from oculex.world.objects import Object
+from oculex.world.scene import Scene
 from oculex.world.vocabulary import MATERIAL, SHAPE
 
 RATE = 16_000

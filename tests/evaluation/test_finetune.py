@@ -12,7 +12,7 @@ from oculex.evaluation import EvalSet, Untrained, evaluate, finetune
 from oculex.evaluation.finetune import Settings, few, tune
 from oculex.systems.baselines.dino import DINO, DINOConfig
 from oculex.systems.baselines.mae import MAE, MAEConfig
-from oculex.training import foundations, loop
+from oculex.training import reopen
 from tests import toys
 from tests.evaluation.test_fakes import Listed
 
@@ -229,7 +229,7 @@ def test_fresh_weights_are_those_that_the_run_began_with(short, tmp_path):
     data = [str(toys.squares(tmp_path / "data"))]
     still = [*SMALL, "optimizer.lr=0", 'evaluation.tasks=["finetune"]']
     run = runs.train("mae", data=data, out=tmp_path / "run", budget="2steps", changes=still, quiet=True)
-    fresh = foundations.fresh(loop.load_recipe(run), run)
+    fresh = reopen.fresh(reopen.load_recipe(run), run)
     assert same(weights(fresh), weights(runs.load(run.path)))
     metrics = runs.evaluate(run.path)["metrics"]
     assert metrics["squares.parquet/finetune/gain_over_untrained"]["value"] == 0

@@ -26,7 +26,7 @@ from oculex.objectives import grounding
 from oculex.objectives.matching import hard_negatives, matching
 from oculex.systems.fusion import fiber
 from oculex.systems.fusion.fiber import FIBER, Coarse, FIBERConfig
-from oculex.training import loop, operations, plan
+from oculex.training import operations, plan, reopen
 from oculex.training.folder import read_lines
 from oculex.training.optimizers import build, set_rate
 from oculex.training.step import Trainee, backward
@@ -409,7 +409,7 @@ def test_what_an_update_computes_is_counted(tmp_path):
         name = "-".join(map(str, more.values())) or "as it is"
         run = runs.train("fiber", data=[str(data)], out=tmp_path / name, budget="1steps",
                          changes=TOY | {"batch": 2} | more, quiet=True)  # fmt: skip
-        return operations.per_sample(run), loop.load_recipe(run)
+        return operations.per_sample(run), reopen.load_recipe(run)
 
     (plain, recipe), (deeper, _), (above, _) = counted(), counted(text_layers=3), counted(place="top")
     pool, system = plan.open_pool([str(data)], TOY["data.holdout"]), runs.load(tmp_path / "as it is")

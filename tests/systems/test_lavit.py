@@ -17,7 +17,7 @@ from oculex.data.collate import collate
 from oculex.systems.unified.lavit import LaVIT, LaVITConfig
 from oculex.training import recipes
 from oculex.training.folder import read_lines
-from oculex.training.foundations import load
+from oculex.training.reopen import load
 from tests import toys
 
 SIZES = {"image_tower": "vit", "image_size": 16, "patch": 4, "width": 32, "layers": (1,), "heads": 2,

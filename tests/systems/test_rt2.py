@@ -19,7 +19,7 @@ from oculex.data.collate import collate
 from oculex.nn.language.causal import language_model
 from oculex.systems.embodied.rt2 import RT2, SYSTEM, RT2Config
 from oculex.training.folder import read_lines
-from oculex.training.foundations import load
+from oculex.training.reopen import load
 from oculex.training.step import Trainee, backward
 
 pytest.importorskip("mujoco", reason="the simulator needs oculex[robot]")

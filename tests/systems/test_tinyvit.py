@@ -248,14 +248,12 @@ def test_batch_norms_stand_still_in_fine_tuning():
     assert system.head.training
 
 
-def test_a_larger_window_begins_from_the_smaller_ones_weights(monkeypatch):
+def test_a_larger_window_begins_from_the_smaller_ones_weights():
     small, large = (nn.ModuleDict({"image": TinyViT(SIZES[f"tinyvit_21m{size}"])}) for size in ("", "_384"))
     for table in (block.attention.biases for stage in small["image"].stages[1:] for block in stage.blocks):
         nn.init.normal_(table)
-    monkeypatch.setattr(initial, "foundation", {"small": small}.get)
-    initial.load(
-        large, replace(SYSTEM.presets["tinyvit_21m_384"]().init, run="small", take=(("image.", "image."),))
-    )
+    begun = replace(SYSTEM.presets["tinyvit_21m_384"]().init, run="small", take=(("image.", "image."),))
+    initial.load(large, begun, small)
     ours = large["image"].stages[2].blocks[3].attention.biases
     theirs = small["image"].stages[2].blocks[3].attention.biases
     square = nn.functional.interpolate(theirs.view(1, 12, 14, 14), (24, 24), mode="bicubic").view(12, 576)

@@ -34,7 +34,8 @@ from oculex.systems.baselines.llava import VICUNA, LLaVA, LLaVAConfig
 from oculex.systems.contrastive.clip import CLIP, CLIPConfig
 from oculex.systems.generative.minigpt4 import TEMPLATE, MiniGPT4, MiniGPT4Config
 from oculex.training.folder import RunFolder, read_lines
-from oculex.training.foundations import foundation, load
+from oculex.training.foundations import foundation
+from oculex.training.reopen import load
 from oculex.training.step import Trainee, backward
 from tests import toys
 

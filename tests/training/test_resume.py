@@ -11,7 +11,7 @@ import pytest
 
 from oculex import runs
 from oculex.contracts import UserError
-from oculex.training import checkpoint, loop, plan, probe, recipes
+from oculex.training import checkpoint, foundations, loop, plan, probe, recipes, reopen
 from oculex.training.folder import RunFolder, read_json, read_lines, write_json
 from tests.pool import apart, begin
 from tests.training.small import (
@@ -107,8 +107,8 @@ def test_sigterm_saves_and_leaves(photos, whole, tmp_path):
         os.kill(os.getpid(), signal.SIGTERM)
         return {}
 
-    full = recipes.change(loop.load_recipe(whole), {"evaluation.every": 7})
-    loop.start(full, out, stop, quiet=True)
+    full = recipes.change(reopen.load_recipe(whole), {"evaluation.every": 7})
+    loop.start(full, out, stop, foundations.foundation, quiet=True)
     assert checkpoint.state(checkpoint.latest(RunFolder(out)))["step"] == 7
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert losses(runs.resume(out, quiet=True)) == losses(whole)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from oculex.world import DOMAINS, SceneConfig, look, make_scene, render, render_batch, shape_names, survey
+from oculex.world.objects import Object
 from oculex.world.raycast import distance
-from oculex.world.scene import Object, Scene
+from oculex.world.scene import Scene
 from oculex.world.vocabulary import COLOUR, COLOURS, SHAPES
 
 SCENES = [make_scene(21, i) for i in range(60)]

@@ -21,9 +21,9 @@ from oculex.world import (
     shape_names,
     survey,
 )
+from oculex.world.content import observe
 from oculex.world.english import placed
 from oculex.world.german import describe as german
-from oculex.world.language import observe
 from oculex.world.relations import Relation, relations
 from oculex.world.scene import Scene
 from oculex.world.vocabulary import SHAPE
