@@ -8,13 +8,14 @@ __version__ = "0.1.0"
 __all__ = ["evaluate", "generate", "load", "train"]
 
 if TYPE_CHECKING:
-    from oculex.runs import evaluate, generate, load, train
+    from oculex.inference import generate
+    from oculex.runs import evaluate, load, train
 
 
 def __getattr__(name: str) -> Any:
     """Public functions are imported on first use, so that ``import oculex`` stays instant."""
     if name not in __all__:
         raise AttributeError(f"module 'oculex' has no attribute {name!r}")
-    from oculex import runs
+    from oculex import inference, runs
 
-    return getattr(runs, name)
+    return getattr(inference if name == "generate" else runs, name)

@@ -1,4 +1,4 @@
-"""Runs: train, go on, load, evaluate, compare, embed, search. The one place that joins training with evaluation."""
+"""Runs: train, go on, load, evaluate, compare. The one place that joins training with evaluation."""
 
 from __future__ import annotations
 
@@ -6,38 +6,24 @@ import dataclasses
 import hashlib
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from oculex import catalog
+from oculex.contracts import Evaluation as Asked
 from oculex.contracts import (
-    Acts,
-    Answers,
-    BadSample,
-    Batch,
-    ContinuesText,
-    Draws,
-    EncodesImages,
-    EncodesModalities,
-    EncodesText,
-    GroundsPhrases,
     Recipe,
-    RepresentsImages,
     Source,
     System,
     UserError,
 )
-from oculex.contracts import Evaluation as Asked
 from oculex.data.assets import RunAssets
-from oculex.data.collate import collate, to
 from oculex.data.sources import open_source
-from oculex.data.sources.files import is_file
 from oculex.evaluation import EvalSet, Evaluation, Untrained
 from oculex.evaluation import compare as compare_tables
 from oculex.evaluation import evaluate as evaluate_system
@@ -45,9 +31,8 @@ from oculex.evaluation import records as tables
 from oculex.evaluation.drawn import drawn
 from oculex.evaluation.filmed import filmed
 from oculex.evaluation.gallery import gallery
-from oculex.nn.language.generate import Choice, choosing
 from oculex.training import loop, plan, ranks, recipes, reopen
-from oculex.training.folder import RunFolder, read_json, write_json
+from oculex.training.folder import RunFolder, write_json
 from oculex.training.foundations import foundation
 from oculex.training.replay import repeat
 
@@ -274,293 +259,3 @@ def describe(name: str) -> dict[str, Any]:
         shown["presets"][preset] = {"parameters": count, "budget": recipe.budget, "batch": recipe.batch}
     shown["claims"] = [dataclasses.asdict(claim) for claim in plugin.claims]
     return shown
-
-
-# ------------------------------------------------------------------------------------------------ texts
-
-_TOGETHER = 32
-"""Images that are looked at in one batch."""
-
-
-def generate(
-    run: Path | str,
-    images: Sequence[Path | str] = (),
-    prompt: str = "",
-    most: int = 64,
-    device: str = "auto",
-    temperature: float = 0.0,
-    seed: int = 0,
-) -> list[dict[str, Any]]:
-    """[{"image", "prompt", "text"}]: what a run's system says of each image, or, without images, to the prompt alone.
-
-    Without a prompt an image is described. A system that grounds phrases says where the prompt's is. ``most``: tokens
-    of a text. ``temperature`` 0 takes the likeliest token each time, so equal calls give equal
-    texts; any other draws by ``seed``. Raises UserError where the system does not write, where there is neither image nor
-    prompt, for a file that is no image, and for a prompt that does not fit.
-    """
-    if most < 1:
-        raise UserError(f"a text of {most} tokens says nothing; give --most 1 or more")
-    if temperature < 0:
-        raise UserError(f"a temperature of {temperature} means nothing; give --temperature 0 or more")
-    system: Any = load(run, device)
-    name = reopen.load_recipe(RunFolder.open(Path(run))).system
-    views, say = asked(system, name, [(str(path), _image(Path(path))) for path in images], prompt)
-    texts, where = list[str](), torch.device(resolve(device))
-    by = Choice(temperature, torch.Generator(where).manual_seed(seed))
-    with torch.inference_mode(), choosing(by):
-        for start in range(0, len(views), _TOGETHER):
-            texts += say(to(collate(views[start : start + _TOGETHER]), where), most)
-    shown: list[str | None] = [str(path) for path in images] or [None]
-    return [{"image": i, "prompt": prompt, "text": text} for i, text in zip(shown, texts, strict=True)]
-
-
-def asked(
-    system: Any, name: str, images: Sequence[tuple[str, bytes]], prompt: str
-) -> tuple[list[dict[str, Any]], Callable[[Batch, int], list[str]]]:
-    """Views of the ``prompt`` about each of the images, (id, file) each, or alone, and what answers a batch of them.
-
-    ``name``: of the system, for errors; UserError as ``generate`` raises it.
-    """
-    if not images and not prompt.strip():
-        raise UserError("there is nothing to write about; give an image, a prompt or both")
-    question = {"question": prompt} if prompt.strip() else {}
-    if isinstance(system, Answers):
-        samples: list[dict[str, Any]] = [{"id": key, "image": image, **question} for key, image in images]
-        samples, say = samples or [{"id": "the prompt", **question}], system.answer
-    elif isinstance(system, GroundsPhrases):
-        if not images or not question:
-            raise UserError(f"{name} finds what a phrase means; give an image and the phrase as the prompt")
-        phrase = {"text": prompt, "spans": [[[0, len(prompt)]]], "boxes": [[]]}
-        if not system.reads(phrase):
-            raise UserError(f"the phrase {prompt[:60]!r} is longer than {name} reads; give a shorter one")
-        samples = [{"id": key, "image": image, "grounded": [phrase]} for key, image in images]
-        say = partial(_places, system)
-    elif not isinstance(system, ContinuesText):
-        raise UserError(f"{name} writes no text; `oculex show {name}` tells what it does")
-    elif images:
-        raise UserError(f"{name} goes on with a text and sees nothing; leave the image out and give a prompt")
-    else:
-        samples, say = [{"id": "the prompt", "caption": prompt}], system.continue_text
-    try:
-        return [system.view(sample, None) for sample in samples], say  # type: ignore[attr-defined]
-    except BadSample as bad:
-        raise UserError(str(bad)) from None
-
-
-def _places(system: GroundsPhrases, batch: Batch, most: int) -> list[str]:
-    """Of each image the best place of its one phrase, in shares of the picture's width and height, as a text."""
-    best = system.ground(batch, 1)[:, 0, 0].tolist()
-    return [
-        "x {0:.3f} to {2:.3f}, y {1:.3f} to {3:.3f} of the picture, score {4:.3f}".format(*each)
-        for each in best
-    ]
-
-
-def act(
-    run: Path | str, instruction: str, images: Sequence[Path | str] = (), device: str = "auto"
-) -> list[dict[str, Any]]:
-    """[{"image", "instruction", "action"}]: what a run's robot does next where it sees each image, or nothing.
-
-    Raises UserError where the system does not act, nothing is told, or a file is no image.
-    """
-    system: Any = load(run, device)
-    if not isinstance(system, Acts):
-        name = reopen.load_recipe(RunFolder.open(Path(run))).system
-        raise UserError(f"{name} does not act; `oculex show {name}` tells what it does")
-    if not instruction.strip():
-        raise UserError("what is the robot to do? give --instruction TEXT")
-    told = {"instruction": instruction}
-    samples = [{"id": str(path), "image": _image(Path(path)), **told} for path in images]
-    try:
-        views = [system.view(sample, None) for sample in samples or [{"id": "the instruction", **told}]]  # type: ignore[attr-defined]
-    except BadSample as bad:
-        raise UserError(str(bad)) from None
-    with torch.inference_mode():
-        actions = system.act(to(collate(views), torch.device(resolve(device)))).tolist()
-    shown: list[str | None] = [str(path) for path in images] or [None]
-    return [
-        {"image": i, "instruction": instruction, "action": a} for i, a in zip(shown, actions, strict=True)
-    ]
-
-
-def draw(
-    run: Path | str,
-    text: str,
-    out: Path | str,
-    seed: int = 0,
-    device: str = "auto",
-    guidance: float | None = None,
-) -> Path:
-    """A run's picture of a text, written to ``out``, a PNG, JPEG or WebP by its name; equal seeds give equal pictures.
-
-    Raises UserError where ``painted`` does or the file cannot be written.
-    """
-    from PIL import Image
-
-    out = Path(out)
-    if out.suffix.lower() not in _PICTURES:
-        raise UserError(f"{out} does not say what kind of picture it is; end it in {', '.join(_PICTURES)}")
-    name = reopen.load_recipe(RunFolder.open(Path(run))).system
-    picture = painted(load(run, device), name, text, seed, guidance)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(out)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
-    return out
-
-
-def painted(system: Any, name: str, text: str, seed: int = 0, guidance: float | None = None) -> np.ndarray:
-    """A system's picture of a text, uint8 [H, W, 3]. ``guidance``: how closely it keeps to the text; None: as configured.
-
-    ``name``: of the system, for errors. Raises UserError where it does not draw, has no guidance, or the text is empty.
-    """
-    if not text.strip():
-        raise UserError("there is nothing to draw; say what")
-    if not isinstance(system, Draws):
-        raise UserError(f"{name} draws no pictures; `oculex show {name}` tells what it does")
-    shown: Any = system
-    config, where = shown.config, next(shown.parameters()).device
-    if guidance is not None and not hasattr(config, "guidance"):
-        raise UserError(f"{name} draws without guidance; leave it out")
-    batch = to(collate([shown.view({"id": "the text", "caption": text}, None)]), where)
-    if guidance is not None:
-        shown.config = dataclasses.replace(config, guidance=guidance)
-    try:
-        with torch.inference_mode():
-            (picture,) = shown.draw(batch, torch.Generator(where).manual_seed(seed))
-    finally:
-        shown.config = config
-    return picture.permute(1, 2, 0).cpu().numpy()
-
-
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-
-
-def _image(path: Path) -> bytes:
-    if not is_file(path):
-        raise UserError(f"{path} is not a file; give pictures, such as photo.jpg")
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-
-
-# -------------------------------------------------------------------------------- embeddings and search
-
-
-def embed(
-    run: Path,
-    out: Path,
-    images: str | None = None,
-    texts: Path | None = None,
-    device: str = "auto",
-    modality: str = "image",
-) -> int:
-    """Writes id and embedding of every image or text to a Parquet file; how many.
-
-    Of images it is the embedding shared with text; of a system that has none, the features that probes are fitted on.
-    ``modality``: another key of the samples than the image, such as audio, of a system that encodes it.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if (images is None) == (texts is None):
-        raise UserError("give either --images PATH or --texts FILE")
-    system = load(run, device)
-    ids, values = _embedded(
-        system, images=images, texts=texts, device=resolve(device), features=True, modality=modality
-    )
-    column = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel(), pa.float32()), values.shape[1])
-    part = out.with_name(f".{out.name}.part")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"id": ids, "embedding": column}), part)
-    part.replace(out)
-    return len(ids)
-
-
-def _embedded(
-    system: Any,
-    images: str | None,
-    texts: Path | None,
-    device: str,
-    features: bool = False,
-    modality: str = "image",
-) -> tuple[list[str], np.ndarray]:
-    """(ids, float32 [n, D]). ``features``: what a system that does not encode images represents them by will do."""
-    from oculex.evaluation.embed import embed as embed_source
-
-    if images is not None and modality != "image":
-        known = system.modalities if isinstance(system, EncodesModalities) else ()
-        if modality not in known:
-            raise UserError(f"this system encodes {', '.join(known) or 'images alone'}, not {modality!r}")
-        return embed_source(system, open_source(images), modality, device=device)
-    wanted, capability = ("image", EncodesImages) if texts is None else ("text", EncodesText)
-    if not isinstance(system, capability):
-        if not (features and wanted == "image" and isinstance(system, RepresentsImages)):
-            raise UserError(f"this system does not encode {wanted}s; `oculex show` tells what it can do")
-        wanted = "represent"
-    source = open_source(images) if images is not None else _Texts(texts)  # type: ignore[arg-type]
-    return embed_source(system, source, wanted, device=device)
-
-
-class _Texts:
-    """Lines of a text file as samples."""
-
-    classes: tuple[str, ...] = ()
-
-    def __init__(self, path: Path) -> None:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"cannot read {path}: {error}; give a UTF-8 text file, one text a line"
-            ) from error
-        self.name, self.lines = str(path), [line.strip() for line in text.splitlines() if line.strip()]
-        if not self.lines:
-            raise UserError(f"{path} has no text; give one text a line")
-
-    def fingerprint(self) -> str:
-        return hashlib.sha256("\n".join(self.lines).encode()).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.lines)
-
-    def __getitem__(self, index: int, /) -> dict[str, str]:
-        return {"id": self.lines[index], "caption": self.lines[index]}
-
-
-def index(run: Path, images: str, out: Path, device: str = "auto", modality: str = "image") -> int:
-    """Writes a folder with unit-norm image embeddings, their ids, and which run answers queries; how many. ``modality``
-    as for ``embed``."""
-    ids, values = _embedded(
-        load(run, device), images=images, texts=None, device=resolve(device), modality=modality
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    np.save(
-        out / "embeddings.npy", values / np.linalg.norm(values, axis=1, keepdims=True), allow_pickle=False
-    )
-    write_json(out / "index.json", {"run": str(Path(run).resolve()), "images": images, "ids": ids})
-    return len(ids)
-
-
-def open_index(index: Path) -> tuple[dict[str, Any], np.ndarray]:
-    """({"run", "images", "ids"}, unit-norm embeddings [n, D]) as ``index`` wrote them; UserError where there is none."""
-    if not (index / "index.json").is_file():
-        raise UserError(f"{index} is not an index; `oculex index RUN --images PATH -o {index}` makes one")
-    try:
-        values = np.load(index / "embeddings.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {index / 'embeddings.npy'}: {error}; make the index again") from error
-    return read_json(index / "index.json"), values
-
-
-def search(index: Path, query: str, k: int = 10) -> list[dict[str, Any]]:
-    """The k best images: [{id, score}], score the cosine similarity."""
-    facts, values = open_index(index)
-    system: Any = load(facts["run"])
-    with torch.no_grad():
-        text = system.encode_text(collate([system.view({"id": "query", "caption": query}, None)]))[0].float()
-    scores = values @ (text / text.norm()).numpy()
-    best = np.argsort(-scores)[:k]
-    return [{"id": facts["ids"][i], "score": float(scores[i])} for i in best]

@@ -27,9 +27,9 @@ class Embed:
     device: Device = "auto"
 
     def run(self) -> None:
-        from oculex import runs
+        from oculex import embeddings
 
-        count = runs.embed(
+        count = embeddings.embed(
             self.run_folder,
             self.out,
             images=self.images,
@@ -51,9 +51,11 @@ class Index:
     device: Device = "auto"
 
     def run(self) -> None:
-        from oculex import runs
+        from oculex import embeddings
 
-        count = runs.index(self.run_folder, self.images, self.out, device=self.device, modality=self.modality)
+        count = embeddings.index(
+            self.run_folder, self.images, self.out, device=self.device, modality=self.modality
+        )
         print(f'{count} images indexed; try: oculex search {self.out} "a red ball"')
 
 
@@ -67,9 +69,9 @@ class Search:
     json: Json = False
 
     def run(self) -> None:
-        from oculex import runs
+        from oculex import embeddings
 
-        hits = runs.search(self.index, self.query, self.k)
+        hits = embeddings.search(self.index, self.query, self.k)
         if self.json:
             print_json(hits)
             return
@@ -109,19 +111,21 @@ class Generate:
     json: Json = False
 
     def run(self) -> None:
-        from oculex import runs
+        from oculex import inference
 
         if self.draw or self.out is not None:
             if self.image or self.prompt:
                 raise UserError("a run either draws or writes; give --draw and -o, or --image and --prompt")
             if self.out is None:
                 raise UserError("where should the drawing go? give -o FILE.png")
-            drawn = runs.draw(self.run_folder, self.draw, self.out, self.seed, self.device, self.guidance)
+            drawn = inference.draw(
+                self.run_folder, self.draw, self.out, self.seed, self.device, self.guidance
+            )
             print_json({"text": self.draw, "image": str(drawn)}) if self.json else print(drawn)
             return
         if self.guidance is not None:
             raise UserError("guidance is a drawing's; give --draw TEXT as well, or leave it out")
-        said = runs.generate(
+        said = inference.generate(
             self.run_folder,
             flat(self.image),
             self.prompt,
@@ -151,9 +155,9 @@ class Act:
     json: Json = False
 
     def run(self) -> None:
-        from oculex import runs
+        from oculex import inference
 
-        done = runs.act(self.run_folder, self.instruction, flat(self.image), self.device)
+        done = inference.act(self.run_folder, self.instruction, flat(self.image), self.device)
         if self.json:
             print_json(done)
             return

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from oculex import runs
+from oculex import inference, runs
 from oculex.report.picture import contact_sheet, wrapped
 from oculex.training.folder import RunFolder, read_json
 from oculex.training.reopen import load_recipe
@@ -92,7 +92,9 @@ def drawings(run: Path, side: int = 110) -> bytes:
     system, name = runs.load(run), load_recipe(RunFolder.open(run)).system
     texts = [text for _ in (0, 1) for text in DRAWN]
     shown = [
-        Image.fromarray(runs.painted(system, name, text, seed)).resize((side, side), Image.Resampling.BICUBIC)
+        Image.fromarray(inference.painted(system, name, text, seed)).resize(
+            (side, side), Image.Resampling.BICUBIC
+        )
         for seed, text in enumerate(texts)
     ]
     return contact_sheet(np.stack([np.asarray(picture) for picture in shown]), len(DRAWN), texts)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from oculex import runs
+from oculex import embeddings
 from oculex.contracts import (
     BadSample,
     EncodesImages,
@@ -100,7 +100,7 @@ def shelf(opened: Opened, images: str = "", index: Path | None = None) -> Shelf 
 
 
 def _indexed(opened: Opened, index: Path) -> Shelf:
-    facts, values = runs.open_index(index)
+    facts, values = embeddings.open_index(index)
     if Path(facts["run"]) != opened.folder.path.resolve():
         raise UserError(
             f"{index} was made by {facts['run']}; serve that run, or index the images with this one"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from oculex import runs
+from oculex import inference
 from oculex.data.decode import opened as decoded
 from oculex.data.sources import open_source
 from tests import toys
@@ -170,7 +170,7 @@ def test_an_answer_appears_and_is_the_commands(visit, llava, blue):
     page.upload(panel, blue)
     panel.locator(".upload img").wait_for()
     panel.get_by_role("button", name="Ask").click()
-    (said,) = runs.generate(llava, [blue])
+    (said,) = inference.generate(llava, [blue])
     assert said["text"]
     page.page.wait_for_function(
         "(text) => document.querySelector('#answer textarea').value === text", arg=said["text"]
@@ -184,7 +184,7 @@ def test_a_text_goes_on(visit, gpt):
     panel = page.open("Continue")
     panel.get_by_label("How it begins").fill("a photo")
     panel.get_by_role("button", name="Go on").click()
-    (said,) = runs.generate(gpt, prompt="a photo")
+    (said,) = inference.generate(gpt, prompt="a photo")
     page.page.wait_for_function(
         "(text) => document.querySelector('#continued textarea').value === text", arg=said["text"]
     )
@@ -203,7 +203,7 @@ def test_drawings_appear_and_are_the_commands(visit, lavit, tmp_path):
         f"seed {n}" for n in range(4)
     ]
     shown = page.page.request.get(pictures.nth(1).get_attribute("src")).body()
-    own = np.asarray(Image.open(runs.draw(lavit, "a red square", tmp_path / "a.png", seed=1)))
+    own = np.asarray(Image.open(inference.draw(lavit, "a red square", tmp_path / "a.png", seed=1)))
     seen = np.asarray(Image.open(io.BytesIO(shown)).convert("RGB"))
     assert np.array_equal(seen[8::16, 8::16], own)
     page.shoot("draw")

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from oculex import runs
+from oculex import embeddings, inference, runs
 from oculex.contracts import Answers, Classifies, Draws, RepresentsPatches, UserError
 from oculex.nn.language.generate import Choice
 from oculex.serve import MOST_BYTES, Server, serve, tabs
@@ -66,7 +66,7 @@ def test_a_program_searches_and_classifies(client, clip, red, tmp_path):
 
 def test_a_program_hears_an_answer_word_by_word(client, llava, red):
     job = client("llava").submit(gradio_client.handle_file(str(red)), "", 64, 0, 0, api_name="/answer")
-    (said,) = runs.generate(llava, [red])
+    (said,) = inference.generate(llava, [red])
     assert job.result(timeout=60) == said["text"]
     parts = job.outputs()
     assert len(parts) > 1
@@ -113,17 +113,17 @@ def test_a_bomb_is_refused_before_it_is_decoded(client, tmp_path):
 
 
 def test_what_is_found_is_what_the_command_finds(clip, squares, tmp_path):
-    assert runs.index(clip, str(squares), tmp_path / "index") == 240
+    assert embeddings.index(clip, str(squares), tmp_path / "index") == 240
     opened = Opened.of(clip)
     for pictures in (shelf(opened, index=tmp_path / "index"), shelf(opened, images=str(squares))):
         found = search.text_to_pictures(opened, pictures, "a photo of a pink.", 20)["hits"]
-        hits = runs.search(tmp_path / "index", "a photo of a pink.", 20)
+        hits = embeddings.search(tmp_path / "index", "a photo of a pink.", 20)
         assert [hit["id"] for hit in found] == [hit["id"] for hit in hits]
         assert [hit["score"] for hit in found] == pytest.approx([hit["score"] for hit in hits], abs=1e-5)
 
 
 def test_an_index_of_another_run_or_of_other_pictures_is_named(clip, classifier, squares, tmp_path):
-    runs.index(clip, str(squares), tmp_path / "index")
+    embeddings.index(clip, str(squares), tmp_path / "index")
     with pytest.raises(UserError, match="serve that run"):
         shelf(Opened.of(classifier), index=tmp_path / "index")
     (tmp_path / "index" / "embeddings.npy").write_bytes(b"no numbers")
@@ -166,7 +166,7 @@ def test_a_text_is_drawn_by_its_seed_and_temperature(gpt):
     assert (
         said(1.5, 3)
         == said(1.5, 3)
-        == runs.generate(gpt, prompt="a photo", most=12, temperature=1.5, seed=3)[0]["text"]
+        == inference.generate(gpt, prompt="a photo", most=12, temperature=1.5, seed=3)[0]["text"]
     )
     assert said(0, 1) == said(0, 2)
     with pytest.raises(UserError, match="temperature is a number"):
@@ -175,7 +175,7 @@ def test_a_text_is_drawn_by_its_seed_and_temperature(gpt):
 
 def test_who_stops_listening_stops_the_model(gpt):
     opened = Opened.of(gpt)
-    views, say = runs.asked(opened.system, opened.name, (), "a photo")
+    views, say = inference.asked(opened.system, opened.name, (), "a photo")
     heard = spoken(opened, opened.collated(views), say, 20, 0.0, 0)
     before = set(threading.enumerate())
     next(heard)

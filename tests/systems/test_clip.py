@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from oculex import export, runs
+from oculex import embeddings, export, runs
 from oculex.contracts import Features, UserError
 from oculex.data.assets import RunAssets
 from oculex.data.collate import Ragged
@@ -213,8 +213,8 @@ def test_it_learns_to_name_colours(coloured, evidence):
 def test_what_it_learnt_is_used_elsewhere(coloured, tmp_path, evidence):
     """Searched by text here, opened with equal outputs there."""
     folder, data = coloured
-    assert runs.index(folder.path, str(data), tmp_path / "index") == 240
-    hits = runs.search(tmp_path / "index", "a photo of a pink.", 20)
+    assert embeddings.index(folder.path, str(data), tmp_path / "index") == 240
+    hits = embeddings.search(tmp_path / "index", "a photo of a pink.", 20)
     pinks = sum(int(hit["id"].split("#")[1]) % 8 == 6 for hit in hits)
     assert pinks >= 18
     errors = {

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from oculex import catalog, runs
+from oculex import catalog, embeddings, runs
 from oculex.cli import main
 from oculex.contracts import Features, UserError
 from oculex.data.assets import RunAssets
@@ -262,10 +262,10 @@ def test_what_it_learnt_is_found_again_and_used(learnt, tmp_path, evidence):
     assert {name: after[name]["value"] for name in again} == {
         name: value["value"] for name, value in again.items()
     }
-    assert runs.index(run.path, str(folder / "second"), tmp_path / "index") == 96
+    assert embeddings.index(run.path, str(folder / "second"), tmp_path / "index") == 96
     right = 0
     for number, colour in enumerate(tuple(COLOURS)[4:]):
-        hits = runs.search(tmp_path / "index", f"A {colour} square.", 20)
+        hits = embeddings.search(tmp_path / "index", f"A {colour} square.", 20)
         right += sum(int(Path(hit["id"]).stem) % 4 == number for hit in hits)
     assert right >= 50  # 20 by chance
     main(["embed", str(run.path), "--images", str(folder / "second"), "-o", str(tmp_path / "e.parquet")])

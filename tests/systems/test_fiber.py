@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from PIL import Image
 
-from oculex import runs
+from oculex import embeddings, inference, runs
 from oculex.contracts import Features, Optimizer, Stage, UserError
 from oculex.data.assets import RunAssets
 from oculex.data.collate import Ragged, collate, rows
@@ -372,8 +372,8 @@ def test_hidden_words_are_read_off_the_picture(coloured, evidence):
 
 def test_what_it_learnt_is_searched_by_text(coloured, tmp_path, evidence):
     folder, data = coloured
-    assert runs.index(folder.path, str(data), tmp_path / "index") == 240
-    hits = runs.search(tmp_path / "index", "a photo of a pink.", 20)
+    assert embeddings.index(folder.path, str(data), tmp_path / "index") == 240
+    hits = embeddings.search(tmp_path / "index", "a photo of a pink.", 20)
     pinks = sum(int(hit["id"].split("#")[1]) % 8 == 6 for hit in hits)
     assert pinks >= 18
     evidence("fiber", "usable", search=f"{pinks} of the 20 best of 240 for a text are right")
@@ -656,7 +656,7 @@ def test_what_grounds_is_opened_again_and_asked_by_command(grounded, squares, tm
         sample = samples[number]
         text = sample["grounded"][0]
         (start, end), meant = text["spans"][0][0], sample["boxes"][text["boxes"][0][0]] / 32
-        said = runs.generate(
+        said = inference.generate(
             grounded.path, [squares.parent / "images" / f"{number}.png"], text["text"][start:end]
         )
         x0, x1, y0, y1, _score = map(float, re.findall(r"\d\.\d+", said[0]["text"]))
@@ -664,7 +664,7 @@ def test_what_grounds_is_opened_again_and_asked_by_command(grounded, squares, tm
         right += shared / ((x1 - x0) * (y1 - y0) + np.prod(meant[2:] - meant[:2]) - shared) > 0.5
     assert right > 8  # by chance
     with pytest.raises(UserError, match="give an image and the phrase"):
-        runs.generate(grounded.path, prompt="red square")
+        inference.generate(grounded.path, prompt="red square")
     evidence(
         "fiber",
         "usable",

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 import oculex
-from oculex import runs
+from oculex import embeddings, runs
 from oculex.contracts import BadSample, EncodesImages, EncodesModalities, EncodesText, Features, UserError
 from oculex.data.assets import RunAssets
 from oculex.data.collate import collate
@@ -364,14 +364,14 @@ def test_what_it_learnt_is_used_elsewhere(bound, tmp_path, evidence):
 
     right = {}
     for kind in ("image", "depth", "infrared"):
-        assert runs.index(trained.path, held, tmp_path / kind, modality=kind) == 48
-        hits = [runs.search(tmp_path / kind, place(n), 3) for n in range(16)]
+        assert embeddings.index(trained.path, held, tmp_path / kind, modality=kind) == 48
+        hits = [embeddings.search(tmp_path / kind, place(n), 3) for n in range(16)]
         right[kind] = sum(
             int(hit["id"].split("-")[0]) % 16 == n for n, found in enumerate(hits) for hit in found
         )
     assert min(right.values()) >= 24  # of 48, where chance finds 3
     with pytest.raises(UserError, match="encodes image, depth, infrared, not 'audio'"):
-        runs.index(trained.path, held, tmp_path / "no", modality="audio")
+        embeddings.index(trained.path, held, tmp_path / "no", modality="audio")
 
     system, sample = oculex.load(trained.path), open_source(held)[5]
     batch = collate([system.view(sample, None)])
@@ -400,7 +400,7 @@ def test_what_it_learnt_is_used_elsewhere(bound, tmp_path, evidence):
 def embedded(run, out, source, kind):
     import pyarrow.parquet as pq
 
-    assert runs.embed(run, out, images=source, modality=kind) == 48
+    assert embeddings.embed(run, out, images=source, modality=kind) == 48
     table = pq.read_table(out)
     return table["id"].to_pylist(), np.array(table["embedding"].to_pylist(), np.float32)
 

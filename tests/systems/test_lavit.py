@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from oculex import catalog, cli, export, runs
+from oculex import catalog, cli, export, inference, runs
 from oculex.contracts import Answers, Features, UserError
 from oculex.data.assets import RunAssets
 from oculex.data.collate import collate
@@ -238,15 +238,15 @@ def test_the_command_draws_and_reads(learned, tmp_path, capsys):
     cli.main(["generate", str(learned.path), "--draw", "a red square", "-o", str(out)])
     first = Image.open(out)
     assert (first.size, first.mode) == ((16, 16), "RGB")
-    again = runs.draw(learned.path, "a red square", tmp_path / "again.png")
-    other = runs.draw(learned.path, "a red square", tmp_path / "other.png", seed=1)
+    again = inference.draw(learned.path, "a red square", tmp_path / "again.png")
+    other = inference.draw(learned.path, "a red square", tmp_path / "other.png", seed=1)
     assert np.array_equal(first, Image.open(again))
     assert not np.array_equal(first, Image.open(other))
     square = tmp_path / "blue.png"
     Image.new("RGB", (16, 16), toys.COLOURS["blue"]).save(square)
-    (said,) = runs.generate(learned.path, [square])
+    (said,) = inference.generate(learned.path, [square])
     assert said["text"] == "a blue square"
-    assert runs.generate(learned.path, prompt="a")[0]["text"]
+    assert inference.generate(learned.path, prompt="a")[0]["text"]
     capsys.readouterr()
     for arguments, why in (
         (["--draw", "a", "-o", str(tmp_path / "a.txt")], "end it in .png"),
@@ -278,9 +278,9 @@ def test_what_it_learnt_is_used_elsewhere(learned, tmp_path, evidence):
     if evidence.recording:
         square = tmp_path / "blue.png"
         Image.new("RGB", (16, 16), toys.COLOURS["blue"]).save(square)
-        (said,) = runs.generate(learned.path, [square])
+        (said,) = inference.generate(learned.path, [square])
         drawn = np.asarray(
-            Image.open(runs.draw(learned.path, "a blue square", tmp_path / "drawn.png")), float
+            Image.open(inference.draw(learned.path, "a blue square", tmp_path / "drawn.png")), float
         )
         nearest = min(toys.COLOURS, key=lambda name: np.abs(drawn.mean((0, 1)) - toys.COLOURS[name]).sum())
         assert (said["text"], nearest) == ("a blue square", "blue")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from oculex import catalog, runs
+from oculex import catalog, inference, runs
 from oculex.contracts import Acts, Answers, BadSample, UserError
 from oculex.data.actions import ActionSpace
 from oculex.data.assets import RunAssets
@@ -242,7 +242,7 @@ def test_it_says_what_it_would_do(trained, tmp_path, capsys):
     arguments = ["act", str(trained.path), "--instruction", "push the red cross"]
     cli.main([*arguments, "--image", *map(str, paths), "--json"])
     told = json.loads(capsys.readouterr().out)
-    assert told == runs.act(trained.path, "push the red cross", paths)
+    assert told == inference.act(trained.path, "push the red cross", paths)
     system = load(trained).eval()
     views = [
         system.view({"id": "a", "image": p.read_bytes(), "instruction": "push the red cross"}, None)
@@ -255,7 +255,7 @@ def test_it_says_what_it_would_do(trained, tmp_path, capsys):
     cli.main(arguments)  # it sees nothing
     assert len(capsys.readouterr().out.split()) == 8
     with pytest.raises(UserError, match="give --instruction TEXT"):
-        runs.act(trained.path, " ")
+        inference.act(trained.path, " ")
 
 
 # ------------------------------------------------------------------------------------------------- presets

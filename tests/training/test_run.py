@@ -2,7 +2,7 @@
 
 import pytest
 
-from oculex import runs
+from oculex import embeddings, runs
 from oculex.contracts import UserError
 from oculex.training.folder import read_lines
 from tests.training.small import losses, train
@@ -46,9 +46,9 @@ def test_a_trained_run_is_used_from_python_and_evaluates_again_equally(whole, ph
     last = list(read_lines(whole.evaluations))[-1]["metrics"]
     again, before = (metric(found, "retrieval/text_to_image_r1") for found in (result["metrics"], last))
     assert again["value"] == pytest.approx(before["value"])
-    assert runs.index(whole.path, str(photos), tmp_path / "index") == 60
-    assert len(runs.search(tmp_path / "index", "a red square", 5)) == 5
-    assert runs.embed(whole.path, tmp_path / "e.parquet", images=str(photos)) == 60
+    assert embeddings.index(whole.path, str(photos), tmp_path / "index") == 60
+    assert len(embeddings.search(tmp_path / "index", "a red square", 5)) == 5
+    assert embeddings.embed(whole.path, tmp_path / "e.parquet", images=str(photos)) == 60
 
 
 def test_activation_checkpointing_leaves_losses_identical(photos, whole, tmp_path):

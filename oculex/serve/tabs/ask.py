@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from oculex import runs
+from oculex import inference
 from oculex.contracts import UserError
 from oculex.serve import parts
 from oculex.serve.opened import Opened
@@ -31,7 +31,7 @@ def answer(
     seed = parts.whole(seed, "the seed", 0, SEEDS)
     if not images and not question.strip():
         raise UserError("there is nothing to answer; upload a picture, write a question, or both")
-    views, say = runs.asked(run.system, run.name, images, question)
+    views, say = inference.asked(run.system, run.name, images, question)
     yield from spoken(run, run.collated(views), say, most, temperature, seed)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import gradio as gr
 
-from oculex import runs
+from oculex import inference
 from oculex.contracts import UserError
 from oculex.data.views import captions
 from oculex.serve import parts
@@ -24,7 +24,7 @@ def continued(run: Opened, begun: str, most: int, temperature: float, seed: int)
     seed = parts.whole(seed, "the seed", 0, SEEDS)
     if not begun.strip():
         raise UserError("there is nothing to go on with; write how the text begins")
-    views, say = runs.asked(run.system, run.name, (), begun)
+    views, say = inference.asked(run.system, run.name, (), begun)
     yield from spoken(run, run.collated(views), say, most, temperature, seed)
 
 

@@ -8,7 +8,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from oculex import runs
+from oculex import inference
 from oculex.data.views import captions
 from oculex.serve import parts
 from oculex.serve.opened import Opened
@@ -30,7 +30,7 @@ def pictures(
     if guidance is not None:
         guidance = parts.real(guidance, "the guidance", 0, 20)
     with run.asking():
-        drawn = [runs.painted(run.system, run.name, text, seed + n, guidance) for n in range(count)]
+        drawn = [inference.painted(run.system, run.name, text, seed + n, guidance) for n in range(count)]
     return [(_enlarged(each), f"seed {seed + n}") for n, each in enumerate(drawn)]
 
 
