@@ -20,11 +20,15 @@ class ActionSpace:
     high: tuple[float, ...]
     values: tuple[int, ...]
     """Of a discrete dimension how many values it has, 0, 1, ...; 0: it is continuous."""
+    ends: str = ""
+    """The dimension that ends an episode where it is not at its lowest; empty: none does."""
 
     def __post_init__(self) -> None:
         lengths = {len(self.names), len(self.low), len(self.high), len(self.values)}
         if len(lengths) > 1 or not self.names:
             raise UserError(f"an action space of {len(self.names)} names has bounds of other lengths")
+        if self.ends and self.ends not in self.names:
+            raise UserError(f"an action space has no dimension {self.ends!r} that could end an episode")
         flat = [n for n, low, high in zip(self.names, self.low, self.high, strict=True) if not low < high]
         if flat:
             raise UserError(f"action dimensions without an extent: {', '.join(flat[:5])}; leave them out")

@@ -113,7 +113,8 @@ def _policies(
         share = rng.random((len(told), len(space)))
         low, high, values = np.array(space.low), np.array(space.high), np.array(space.values)
         drawn = np.where(values > 0, np.floor(share * values), low + share * (high - low))
-        for ends in [n for n, name in enumerate(space.names) if name == "terminate"]:
+        if space.ends:
+            ends = space.names.index(space.ends)
             drawn[:, ends] = low[ends]
         return dict(zip(told, drawn, strict=True))
 

@@ -77,6 +77,10 @@ def test_who_looks_and_listens_succeeds_and_nobody_else(found):
     assert 0 < values["success"].low < values["success"].high <= 1
     assert values["success"].n == 10
     assert 3 < values["steps"].value <= 24
+    table = found[0].table
+    wild = [json.loads(text)["actions"] for text in table["output"][table.where(control="random")]]
+    ends = found[1].actions.names.index(found[1].actions.ends)
+    assert {action[ends] for actions in wild for action in actions} == {0.0}  # else most would end at once
 
 
 def test_metrics_follow_from_the_records_and_episodes_play_again(found):

@@ -159,6 +159,8 @@ def test_sources_of_two_robots_are_refused():
         action_space([Robot(RT1), Robot(other)])
     with pytest.raises(UserError, match="without an extent: x"):
         ActionSpace(("x",), (1.0,), (1.0,), (0,))
+    with pytest.raises(UserError, match="no dimension 'stop'"):
+        ActionSpace(("x",), (0.0,), (1.0,), (0,), ends="stop")
     fitted = ActionSpace.fitted(np.array([[0.0, 2.0], [1.0, 2.0]]))
     assert fitted.low == (0.0, 2.0)
     assert fitted.high == (1.0, 3.0)

@@ -100,8 +100,8 @@ class TableEpisodes:
 
     @property
     def actions(self) -> ActionSpace:
-        numbers = tuple(2 if name == "terminate" else 0 for name in DIMENSIONS)
-        return ActionSpace(DIMENSIONS, LOW, HIGH, numbers)
+        ends = "terminate"
+        return ActionSpace(DIMENSIONS, LOW, HIGH, tuple(2 * (name == ends) for name in DIMENSIONS), ends)
 
     @property
     def episodes(self) -> int:
