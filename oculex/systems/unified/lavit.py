@@ -403,7 +403,7 @@ def _tiny() -> Recipe:
             painting,
             replace(language, lr_scale=(("*", 2.0),)),
         ),
-        data=Data(sources=(tiny.FEW_CONCEPTS,)),
+        data=Data(sources=(tiny.FEW_CONCEPTS,), workers=0),
         evaluation=Evaluation(
             tasks=("captioning", "drawing"), limit=500, judges=Judges("centernet:tiny", "clip:tiny_judge")
         ),
