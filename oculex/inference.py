@@ -34,10 +34,10 @@ def generate(
 ) -> list[dict[str, Any]]:
     """[{"image", "prompt", "text"}]: what a run's system says of each image, or, without images, to the prompt alone.
 
-    Without a prompt an image is described. A system that grounds phrases says where the prompt's is. ``most``: tokens
-    of a text. ``temperature`` 0 takes the likeliest token each time, so equal calls give equal
-    texts; any other draws by ``seed``. Raises UserError where the system does not write, where there is neither image nor
-    prompt, for a file that is no image, and for a prompt that does not fit.
+    Without a prompt an image is described. A system that grounds phrases says where the prompt's is. ``most``: tokens of
+    a text. ``temperature`` 0 takes the likeliest token each time, so equal calls give equal texts; any other draws by
+    ``seed``. Raises UserError where the system does not write, where there is neither image nor prompt, for a file that
+    is no image, and for a prompt that does not fit.
     """
     if most < 1:
         raise UserError(f"a text of {most} tokens says nothing; give --most 1 or more")

@@ -16,12 +16,7 @@ import torch
 
 from oculex import catalog
 from oculex.contracts import Evaluation as Asked
-from oculex.contracts import (
-    Recipe,
-    Source,
-    System,
-    UserError,
-)
+from oculex.contracts import Recipe, Source, System, UserError
 from oculex.data.assets import RunAssets
 from oculex.data.sources import open_source
 from oculex.evaluation import EvalSet, Evaluation, Untrained
