@@ -66,7 +66,7 @@ def _tiny() -> Recipe:
     return Recipe(
         system="llava",
         model=LLaVAConfig(**{**tiny.READS, **tiny.SHOWN, "context": 192}),
-        budget="6e3samples",
+        budget="12e3samples",
         batch=32,
         precision="32-true",
         optimizer=Optimizer(lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, clip_norm=1.0),
