@@ -110,11 +110,14 @@ def _head(
     }
 
 
+_MADE = {"world": "the embedded world", "table": "the simulated table"}
+"""Sources that are no files, by what begins their specification."""
+
+
 def _listed(sources: Sequence[str]) -> str:
-    names = []
-    for source in sources:
-        path = source.rpartition("@")[0] or source
-        names.append("the embedded world" if path.split(":")[0] == "world" else Path(path).name or path)
+    """Each once, however many parts of it are mixed."""
+    paths = [source.rpartition("@")[0] or source for source in sources]
+    names = list(dict.fromkeys(_MADE.get(path.split(":")[0], Path(path).name or path) for path in paths))
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1] if names else "nothing")))
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from oculex.contracts import UserError
 from oculex.report import commands, confusion
-from oculex.report.page import write_report
+from oculex.report.page import _listed, write_report
 from tests.report.conftest import CLASSES, HOSTILE, RECIPE, make_run, metrics
 
 SECTIONS = ["headline", "curves", "throughput", "evaluation", "learning", "gallery", "confusion", "skipped", "again",
@@ -23,6 +23,20 @@ def text_of(page: str) -> str:
     """What a reader sees, roughly: no markup, spaces alike."""
     body = re.sub(r"<(style|script)>.*?</\1>", "", page, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split()).replace("\u202f", " ")
+
+
+@pytest.mark.parametrize(
+    ("sources", "said"),
+    [
+        (["world"], "the embedded world"),
+        (["world:most=3@11", "world:most=1@1", "table:size=64@4", "table:size=64,objects=1"],
+         "the embedded world and the simulated table"),
+        (["data/photos@2", "data/shards", "world"], "photos, shards and the embedded world"),
+        ([], "nothing"),
+    ],
+)  # fmt: skip
+def test_a_page_names_each_source_once(sources, said):
+    assert _listed(sources) == said
 
 
 def test_the_page_tells_what_the_run_measured(run):
