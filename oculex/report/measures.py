@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -253,3 +253,10 @@ def headlines(metrics: Mapping[str, Estimate], most: int = 4) -> list[str]:
         if directed.setdefault((m.set, m.task), bool(m.direction)) == bool(m.direction):
             first.setdefault((m.set, m.task, m.direction), name)
     return list(first.values())[:most]
+
+
+def titles(names: Sequence[str]) -> dict[str, str]:
+    """What each metric is called where it stands among these: with its set where they are of several."""
+    found = {name: Measure.of(name) for name in names}
+    several = len({m.set for m in found.values()}) > 1
+    return {name: f"{m.set}: {m.title}" if several else m.title for name, m in found.items()}

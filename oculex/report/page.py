@@ -23,6 +23,7 @@ from oculex.report.measures import (
     is_chance,
     known,
     share,
+    titles,
     untrained,
 )
 from oculex.training.folder import RunFolder, read_json, read_lines, write_text
@@ -48,7 +49,7 @@ def write_report(run: Path) -> Path:
     page = render(
         "run.html.j2",
         head=_head(folder, recipe, lines, where),
-        numbers=[_estimate(name, metrics, classes) for name in headlines(metrics)],
+        numbers=_numbers(metrics, classes),
         training=_training(lines),
         speed=_speed(lines),
         evaluation=_evaluation(metrics, classes),
@@ -81,7 +82,7 @@ def overview(run: Path) -> dict[str, Any]:
     where = commands.flat(read_json(machine)) if machine.is_file() else {}
     return {
         "head": _head(folder, recipe, lines, where),
-        "numbers": [_estimate(name, metrics, classes) for name in headlines(metrics)],
+        "numbers": _numbers(metrics, classes),
     }
 
 
@@ -134,6 +135,12 @@ def _metrics(folder: RunFolder, evaluations: Lines) -> dict[str, Estimate]:
 
 
 # ------------------------------------------------------------------------------------------- numbers
+
+
+def _numbers(metrics: Mapping[str, Estimate], classes: Mapping[tuple[str, str], int]) -> list[dict[str, Any]]:
+    """The headlines, each by the ``title`` that it has among them."""
+    titled = titles(headlines(metrics))
+    return [_estimate(name, metrics, classes) | {"title": title} for name, title in titled.items()]
 
 
 def _estimate(

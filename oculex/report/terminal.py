@@ -17,6 +17,7 @@ from oculex.report.measures import (
     is_chance,
     number,
     span,
+    titles,
     untrained,
 )
 from oculex.training import checkpoint
@@ -87,14 +88,13 @@ def _rows(
     names: Sequence[str], metrics: Metrics, classes: Mapping[tuple[str, str], int], title: bool = False
 ) -> str:
     rows = []
-    sets = {Measure.of(name).set for name in names}
+    titled = titles(names) if title else {}
     for name in names:
         m, e = Measure.of(name), metrics[name]
         by_chance = chance(m, metrics, classes)
-        label = m.title if title else m.label
         rows.append(
             (
-                f"{m.set}: {label}" if title and len(sets) > 1 else label,
+                titled.get(name, m.label),
                 m.text(e["value"]),
                 m.span(e),
                 ", ".join(

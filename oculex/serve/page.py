@@ -43,7 +43,7 @@ def _head(seen: Mapping[str, Any], classes: Sequence[str]) -> str:
     """Name, sentence, what it was shown and headline numbers, escaped."""
     head, numbers = seen["head"], seen["numbers"]
     cells = "".join(
-        f"<div><dt>{escape(n['measure'].title)}</dt>"
+        f"<div><dt>{escape(n['title'])}</dt>"
         f"<dd class='big'>{escape(n['value'])}<small>{escape(n['unit'])}</small></dd>"
         f"<dd>{escape(n['span'])}{_more(n)}</dd></div>"
         for n in numbers

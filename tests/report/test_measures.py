@@ -15,6 +15,7 @@ from oculex.report.measures import (
     number,
     share,
     span,
+    titles,
     untrained,
 )
 from tests.report.conftest import estimate, metrics
@@ -126,3 +127,10 @@ def test_the_same_network_from_fresh_weights_is_known_where_it_was_asked():
     assert untrained(Measure.of("world/finetune/top1"), found) == 0.4
     assert untrained(Measure.of("world/finetune/untrained_top1"), found) is None
     assert untrained(Measure.of("world/knn/top1"), found) is None
+
+
+def test_headlines_of_several_sets_say_whose_they_are():
+    one, two = "table/control/success", "unseen-table/control/success"
+    said = "Control, closed loop, episodes that succeed"
+    assert titles([one]) == {one: said}
+    assert titles([one, two]) == {one: f"table: {said}", two: f"unseen-table: {said}"}
